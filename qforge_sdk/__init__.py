@@ -1,0 +1,1 @@
+"""A PostgreSQL database of xTB quantum-chemistry results, driven from a notebook."""

@@ -1,0 +1,159 @@
+"""The schema's revision: what the database has, what this package needs, how to get there."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from qforge_sdk.db.sqlstate import translated
+from qforge_sdk.errors import SchemaMissing, SchemaOutdated
+
+# One number for all: two programs that upgrade at once take turns.
+_UPGRADE_LOCK = 0x71666F726765
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """Revision of a database beside the one of this package.
+
+    Parameters
+    ----------
+    found
+        Revision in the database, None when it has no qforge schema.
+    expected
+        Revision of this package.
+    """
+
+    found: str | None
+    expected: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the two agree."""
+        return self.found == self.expected
+
+
+def _config(output: io.StringIO | None = None) -> Config:
+    config = Config(output_buffer=output)
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+@cache
+def head_revision() -> str:
+    """Revision that this package needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def status(connection: Connection) -> SchemaStatus:
+    """Compare the database with this package.
+
+    Parameters
+    ----------
+    connection
+        Any connection; a tenant's can read the revision too.
+
+    Returns
+    -------
+    SchemaStatus
+        Both revisions.
+
+    Raises
+    ------
+    DatabaseError
+        The server reported an error.
+    """
+    with translated():
+        exists = connection.execute(text("SELECT to_regclass('qforge.alembic_version') IS NOT NULL")).scalar()
+        found = (
+            connection.execute(text("SELECT version_num FROM qforge.alembic_version")).scalar()
+            if exists
+            else None
+        )
+    return SchemaStatus(found=found, expected=head_revision())
+
+
+def require_current(connection: Connection) -> None:
+    """Return if the schema is the one that this package needs.
+
+    Parameters
+    ----------
+    connection
+        Any connection.
+
+    Raises
+    ------
+    SchemaMissing
+        The database has no qforge schema.
+    SchemaOutdated
+        It has another revision.
+    """
+    found = status(connection)
+    if found.found is None:
+        raise SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
+    if not found.is_current:
+        known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+        cure = (
+            "run: qforge db upgrade"
+            if found.found in known
+            else "upgrade the package: pip install -U qforge-sdk"
+        )
+        raise SchemaOutdated(
+            f"this database has schema revision {found.found}, this package needs {found.expected}; {cure}",
+            found=found.found,
+            expected=found.expected,
+        )
+
+
+def upgrade(engine: Engine) -> SchemaStatus:
+    """Create or upgrade the schema, in one transaction.
+
+    Parameters
+    ----------
+    engine
+        Logs in as the role that owns, or shall own, the tables.
+
+    Returns
+    -------
+    SchemaStatus
+        What was found before.
+
+    Raises
+    ------
+    AccessDenied
+        The role may not create tables or the role ``qforge_tenant``.
+    DatabaseError
+        The server reported another error; nothing was changed.
+    """
+    with translated(), engine.connect() as connection, connection.begin():
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+        before = status(connection)
+        if not before.is_current:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    return before
+
+
+def upgrade_sql() -> str:
+    """The whole schema as SQL, for an editor such as Supabase's.
+
+    Returns
+    -------
+    str
+        One transaction, from an empty database to this package's revision.
+    """
+    output = io.StringIO()
+    command.upgrade(_config(output), "head", sql=True)
+    return output.getvalue()
