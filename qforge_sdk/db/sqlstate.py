@@ -53,6 +53,7 @@ _HINTS: Final[dict[str, str]] = {
     "57014": "narrow the query, or raise statement_timeout for this role",
 }
 
+_SERVED = re.compile(r"(?:ERROR|FATAL):  ([^\n]*)")
 # psycopg2 and libpq repeat what they were given; a connection string must not reach a message.
 _SECRETS = re.compile(r"(password\s*=\s*)(\S+)|(://[^:/@\s]*:)([^@\s]+)(@)", re.IGNORECASE)
 
@@ -124,6 +125,8 @@ def _sqlstate_of(original: Any) -> str | None:
 def _message_of(original: Any, diagnosis: Any) -> str:
     primary = getattr(diagnosis, "message_primary", None)
     if primary is None:
-        return redact(str(original).strip())
+        # ADBC wraps the server's message in its own and repeats the query.
+        served = _SERVED.search(str(original))
+        return redact(served[1] if served else str(original).strip())
     hint = getattr(diagnosis, "message_hint", None)
     return redact(f"{primary} ({hint})" if hint else primary)

@@ -5,31 +5,40 @@
 
 -- Roles belong to the whole server: another database on it may have made the group already.
 DO $$
+DECLARE
+    cure constant text := format('GRANT qforge_tenant TO %I WITH ADMIN OPTION;', current_user);
 BEGIN
     IF to_regrole('qforge_tenant') IS NULL THEN
         BEGIN
             CREATE ROLE qforge_tenant NOLOGIN;
         EXCEPTION
-            WHEN duplicate_object THEN NULL;
+            -- unique_violation: another database's migration committed it while ours waited.
+            WHEN duplicate_object OR unique_violation THEN NULL;
             WHEN insufficient_privilege THEN
                 RAISE EXCEPTION 'the role qforge_tenant is missing and % may not create roles', current_user
                     USING ERRCODE = 'insufficient_privilege',
-                          HINT = format('An administrator runs: CREATE ROLE qforge_tenant NOLOGIN; '
-                                        'GRANT qforge_tenant TO %I WITH ADMIN OPTION;', current_user);
+                          HINT = 'An administrator runs: CREATE ROLE qforge_tenant NOLOGIN; ' || cure;
         END;
     END IF;
-    -- From PostgreSQL 16 on, who creates a role may administer it but not SET ROLE to it.
-    IF current_setting('server_version_num')::int >= 160000 THEN
-        IF NOT pg_has_role(current_user, 'qforge_tenant', 'SET') THEN
-            EXECUTE 'GRANT qforge_tenant TO CURRENT_USER WITH INHERIT FALSE, SET TRUE';
+    BEGIN
+        -- From PostgreSQL 16 on, who creates a role may administer it but not SET ROLE to it.
+        IF current_setting('server_version_num')::int >= 160000 THEN
+            IF NOT pg_has_role(current_user, 'qforge_tenant', 'SET') THEN
+                EXECUTE 'GRANT qforge_tenant TO CURRENT_USER WITH INHERIT FALSE, SET TRUE';
+            END IF;
+        ELSIF NOT pg_has_role(current_user, 'qforge_tenant', 'MEMBER') THEN
+            EXECUTE 'GRANT qforge_tenant TO CURRENT_USER';
         END IF;
-    ELSIF NOT pg_has_role(current_user, 'qforge_tenant', 'MEMBER') THEN
-        EXECUTE 'GRANT qforge_tenant TO CURRENT_USER';
-    END IF;
-    -- Supabase's API role reads and writes as whichever tenant its token names.
-    IF to_regrole('authenticated') IS NOT NULL AND NOT pg_has_role('authenticated', 'qforge_tenant', 'MEMBER') THEN
-        EXECUTE 'GRANT qforge_tenant TO authenticated';
-    END IF;
+        -- Supabase's API role reads and writes as whichever tenant its token names.
+        IF to_regrole('authenticated') IS NOT NULL AND NOT pg_has_role('authenticated', 'qforge_tenant', 'MEMBER') THEN
+            EXECUTE 'GRANT qforge_tenant TO authenticated';
+        END IF;
+    EXCEPTION
+        WHEN insufficient_privilege THEN
+            RAISE EXCEPTION 'the role qforge_tenant was made by another database''s owner and % may not grant it',
+                            current_user
+                USING ERRCODE = 'insufficient_privilege', HINT = 'An administrator runs: ' || cure;
+    END;
     IF EXISTS (
         SELECT FROM pg_database WHERE datname = current_database() AND pg_has_role(current_user, datdba, 'USAGE')
     ) THEN

@@ -1,0 +1,78 @@
+"""``client.events``."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from qforge_sdk.accessors.base import Accessor
+from qforge_sdk.errors import InvalidInput
+from qforge_sdk.fields import ALL_TABLES, EVENTS
+from qforge_sdk.quantities import did_you_mean
+from qforge_sdk.schemas import EventLogResponse
+
+_HEAD = ("id", "created_at", "event_type", "status", "actor", "application", "transaction_id", "context")
+
+
+class Events(Accessor):
+    """The audit trail: what triggers recorded and what programs added. It is only ever appended to."""
+
+    _table = EVENTS
+    _record = EventLogResponse
+
+    def delete(self, id: int) -> None:  # noqa: A002
+        """Refuse: events are never deleted through the SDK.
+
+        Raises
+        ------
+        InvalidInput
+            Always.
+        """
+        raise InvalidInput("events are append-only and cannot be deleted", field="id", value=id)
+
+    def history(self, entity_type: str, entity_id: int) -> pd.DataFrame:
+        """What happened to one row, oldest first, one line for each column that changed.
+
+        Parameters
+        ----------
+        entity_type
+            Table name, such as ``"molecules"``.
+        entity_id
+            Key of the row; it may be gone by now.
+
+        Returns
+        -------
+        pandas.DataFrame
+            event_id, created_at, event_type, status, actor, application, transaction_id, column, before, after;
+            events without a before and after have one line with a null column.
+
+        Raises
+        ------
+        InvalidInput
+            No table of that name.
+        """
+        if entity_type not in ALL_TABLES:
+            raise InvalidInput(
+                f"no table {entity_type!r}{did_you_mean(entity_type, list(ALL_TABLES))}",
+                field="entity_type",
+                value=entity_type,
+            )
+        events = self.where(entity_type=entity_type, entity_id=entity_id).order_by("id").select(_HEAD).df()
+        lines = [
+            {"event_id": event.id, **{name: getattr(event, name) for name in _HEAD[1:-1]}, **change}
+            for event in events.itertuples()
+            for change in _changes(event.context or {})
+        ]
+        columns = ["event_id", *_HEAD[1:-1], "column", "before", "after"]
+        frame = pd.DataFrame(lines, columns=columns)
+        kinds = {"event_id": "int64", "created_at": "datetime64[us, UTC]", "transaction_id": "int64"}
+        words = dict.fromkeys(("event_type", "status", "actor", "application", "column"), "str")
+        return frame.astype(kinds | words | {"before": "object", "after": "object"})
+
+
+def _changes(context: dict[str, object]) -> list[dict[str, object]]:
+    before, after = context.get("before") or {}, context.get("after") or {}
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [{"column": None, "before": before, "after": after or None}]
+    names = [name for name in after or before if before.get(name) != after.get(name) and name != "updated_at"]
+    changes = [{"column": name, "before": before.get(name), "after": after.get(name)} for name in names]
+    return changes or [{"column": None, "before": None, "after": None}]

@@ -1,0 +1,61 @@
+"""``qforge db``: the schema of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from sqlalchemy import Engine
+
+from qforge_sdk.cli import DataDirOption, UrlOption, app, console, reported
+from qforge_sdk.config import Settings, normalise_url
+from qforge_sdk.db import embedded, schema
+from qforge_sdk.db.database import make_engine
+
+db_app = typer.Typer(help="Create, upgrade and inspect the schema.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
+
+
+@db_app.command()
+def upgrade(url: UrlOption = None, data_dir: DataDirOption = None) -> None:
+    """Create or upgrade the tables, in one transaction."""
+    with reported(), embedded_or_remote(url, data_dir) as engine:
+        before = schema.upgrade(engine)
+    if before.is_current:
+        console.print(f"already at revision {before.expected}")
+    else:
+        console.print(f"upgraded from {before.found or 'an empty database'} to revision {before.expected}")
+
+
+@db_app.command()
+def status(url: UrlOption = None, data_dir: DataDirOption = None) -> None:
+    """Compare the database's revision with this package's; exit code 1 when they differ."""
+    with reported(), embedded_or_remote(url, data_dir) as engine, engine.connect() as connection:
+        found = schema.status(connection)
+    console.print(f"database: {found.found or 'no qforge tables'}; this package: {found.expected}")
+    if not found.is_current:
+        console.print("run: qforge db upgrade")
+        raise typer.Exit(1)
+
+
+@db_app.command()
+def sql() -> None:
+    """Print the whole schema as SQL, for the Supabase editor or psql."""
+    typer.echo(schema.upgrade_sql())
+
+
+@contextmanager
+def embedded_or_remote(url: str | None, data_dir: Path | None) -> Iterator[Engine]:
+    """Engine of the login itself, on the server that the options or the settings name."""
+    settings = Settings()
+    target = normalise_url(url) if url is not None else None if data_dir is not None else settings.url()
+    server = embedded.start(data_dir or settings.qforge_data_dir) if target is None else None
+    engine = make_engine(target if server is None else normalise_url(server.url), pool_size=1)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        if server is not None:
+            server.stop()

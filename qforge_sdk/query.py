@@ -1,0 +1,492 @@
+"""Lazy queries: filters to SQL, SQL to Arrow, DataFrames and Parquet."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import ARRAY, Select, any_, bindparam, cast, func, or_, select
+from sqlalchemy.orm import aliased
+from sqlalchemy.sql import ColumnElement, visitors
+from sqlalchemy.sql.schema import Column
+
+from qforge_sdk.chem import validate_smiles
+from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
+from qforge_sdk.db.pages import ordered_page
+from qforge_sdk.db.reader import ArrowReader
+from qforge_sdk.errors import InvalidInput
+from qforge_sdk.fields import Field, TableFields
+from qforge_sdk.frames import arrow_schema, conform, conversion_factors, to_frame
+from qforge_sdk.parquet import file_metadata
+
+DEFAULT_BATCH_ROWS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An immutable query; every method returns a new one, nothing is read until an ending is called.
+
+    Endings are ``df()``, ``arrow()``, ``iter_batches()``, ``count()``, ``to_parquet()``, ``sql()`` and ``explain()``.
+    Polars and DuckDB take it as it is, through the Arrow C stream protocol.
+
+    Parameters
+    ----------
+    reader
+        Where it is read.
+    table
+        What it reads.
+    conditions
+        SQL expressions, all of which hold.
+    order
+        Pairs of column name and whether it descends.
+    n
+        Largest number of rows, None for all.
+    columns
+        Columns to return, None for the table's usual ones.
+    """
+
+    reader: ArrowReader
+    table: TableFields
+    conditions: tuple[ColumnElement[bool], ...] = ()
+    order: tuple[tuple[str, bool], ...] = ()
+    n: int | None = None
+    columns: tuple[str, ...] | None = None
+
+    def where(self, *expressions: ColumnElement[bool], **filters: Any) -> Query:
+        """Only the rows that fulfil all of these as well.
+
+        Parameters
+        ----------
+        *expressions
+            SQLAlchemy expressions over the models, such as ``Calculation.gap > 2 * Calculation.lumo``.
+        **filters
+            Column name to a value (equals), a tuple ``(low, high)`` with None for an open end (both ends included),
+            a list (any of these) or None (is null). A ``smiles`` may be in any spelling.
+
+        Returns
+        -------
+        Query
+            The narrower query.
+
+        Raises
+        ------
+        UnknownField
+            No such column; the message names the nearest.
+        InvalidInput
+            A value that the column cannot be compared with.
+        """
+        found = [condition(self.table[name], value) for name, value in filters.items()]
+        return replace(self, conditions=(*self.conditions, *expressions, *found))
+
+    def order_by(self, *names: str) -> Query:
+        """Sort by these columns, the first one foremost; ``-gap`` sorts downwards and nulls come last.
+
+        Raises
+        ------
+        UnknownField
+            No such column.
+        """
+        order = tuple((name.removeprefix("-"), name.startswith("-")) for name in names)
+        for name, _ in order:
+            _ = self.table[name]
+        return replace(self, order=order)
+
+    def limit(self, n: int | None) -> Query:
+        """At most ``n`` rows, None for all.
+
+        Raises
+        ------
+        InvalidInput
+            ``n`` is negative or no integer.
+        """
+        if n is not None and (isinstance(n, bool) or not isinstance(n, Integral) or n < 0):
+            raise InvalidInput(f"limit must be a whole number, 0 or more, not {n!r}", field="limit", value=n)
+        return replace(self, n=None if n is None else int(n))
+
+    def select(self, columns: Sequence[str]) -> Query:
+        """Return these columns, in this order.
+
+        Raises
+        ------
+        UnknownField
+            No such column.
+        InvalidInput
+            The list is empty or names a column twice.
+        """
+        names = (columns,) if isinstance(columns, str) else tuple(columns)
+        if not names or len(set(names)) != len(names):
+            raise InvalidInput("columns: name each column once, and at least one", field="columns", value=columns)
+        for name in names:
+            _ = self.table[name]
+        return replace(self, columns=names)
+
+    def df(self, *, units: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """Read it all into a DataFrame.
+
+        Parameters
+        ----------
+        units
+            Column name to the unit wanted, such as ``{"energy": "kcal/mol"}``; others stay as stored.
+
+        Returns
+        -------
+        pandas.DataFrame
+            RangeIndex, dtypes that do not depend on the data, ``attrs["units"]``.
+
+        Raises
+        ------
+        UnknownField
+            A unit or column of ``units`` does not exist.
+        QForgeError
+            What the server reported.
+        """
+        kinds = self._kinds()
+        conversion_factors(list(kinds), units)
+        return to_frame(self.arrow(), kinds, units=units)
+
+    def arrow(self) -> pa.Table:
+        """Read it all into an Arrow table with units as field metadata.
+
+        Raises
+        ------
+        QForgeError
+            What the server reported.
+        """
+        return self._finish(self.reader.read(self.statement()))
+
+    def iter_batches(self, rows: int = DEFAULT_BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Read it as record batches of at most ``rows`` rows, from one snapshot, with flat memory.
+
+        Raises
+        ------
+        InvalidInput
+            ``rows`` is less than 1.
+        QForgeError
+            What the server reported.
+        """
+        if rows < 1:
+            raise InvalidInput(f"rows must be 1 or more, not {rows!r}", field="rows", value=rows)
+        return self._batches(rows)
+
+    def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        with self.reader.stream(self.statement()) as stream:
+            for batch in stream:
+                yield from self._finish(batch).combine_chunks().to_batches(max_chunksize=rows)
+
+    def count(self) -> int:
+        """Number of rows, counted by the server.
+
+        Raises
+        ------
+        QForgeError
+            What the server reported.
+        """
+        inner = self._rows(()) if self.n is None else self._rows(self.order)
+        counted = select(func.count()).select_from(inner.subquery())
+        return int(self.reader.read(counted).column(0)[0].as_py())
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Stream the rows into one Parquet file (zstd), units and schema revision in its metadata.
+
+        Parameters
+        ----------
+        path
+            File to write; it appears only when it is complete.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        QForgeError
+            What the server reported; no file is left then.
+        """
+        target = Path(path).expanduser()
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        schema = arrow_schema(self._kinds()).with_metadata(file_metadata(self.table.name))
+        try:
+            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+                for batch in self._batches(DEFAULT_BATCH_ROWS * 4):
+                    writer.write_batch(batch)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return target
+
+    def sql(self) -> str:
+        """The SQL that an ending would send."""
+        return self.reader.render(self.statement())
+
+    def explain(self, *, analyze: bool = False) -> str:
+        """The server's plan.
+
+        Parameters
+        ----------
+        analyze
+            Run the query and show times and row counts.
+
+        Returns
+        -------
+        str
+            As EXPLAIN prints it.
+
+        Raises
+        ------
+        QForgeError
+            What the server reported.
+        """
+        with self.reader.engine.connect() as connection:
+            options = "ANALYZE, BUFFERS" if analyze else "COSTS"
+            lines = connection.exec_driver_sql(f"EXPLAIN ({options}) {self.sql().replace('%', '%%')}")
+            return "\n".join(row[0] for row in lines)
+
+    def statement(self) -> Select[Any]:
+        """The SQLAlchemy statement that an ending would send."""
+        return self._rows(self.order)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Arrow's C stream, read as it is consumed."""
+        schema = arrow_schema(self._kinds())
+        stream = pa.RecordBatchReader.from_batches(schema, self._batches(DEFAULT_BATCH_ROWS))
+        return stream.__arrow_c_stream__(requested_schema)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(pd.DataFrame, name):
+            raise AttributeError(f"a Query is lazy and has no {name!r}: call .df() first")
+        raise AttributeError(f"Query has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Query({self.table.name}, {len(self.conditions)} conditions, lazy: call .df())"
+
+    def _fields(self) -> list[Field]:
+        return [self.table[name] for name in self.columns or self.table.default_columns()]
+
+    def _kinds(self) -> dict[str, str]:
+        return {field.name: field.kind for field in self._fields()}
+
+    def _finish(self, rows: pa.Table | pa.RecordBatch) -> pa.Table:
+        return conform(rows, arrow_schema(self._kinds()))
+
+    def _rows(self, order: tuple[tuple[str, bool], ...]) -> Select[Any]:
+        """The statement, from a page of ordered branches where an index can serve them."""
+        sort = [(self.table[name].attribute, down) for name, down in order]
+        if self._can_page(order):
+            page = ordered_page(
+                self.table.model,
+                list(self.conditions),
+                order_by=sort,
+                limit=self.n,
+                owners=[self.reader.scope.user_id, PUBLIC_USER_ID],
+            )
+            source: Any = aliased(self.table.model, page.subquery("page"))
+            conditions: tuple[ColumnElement[bool], ...] = ()
+        else:
+            source, conditions = self.table.model, self.conditions
+
+        def column(expression: ColumnElement[Any]) -> ColumnElement[Any]:
+            return _onto(expression, self.table.model, source)
+
+        statement = select(*(column(field.selected()) for field in self._fields())).select_from(source)
+        if self._needs_molecule(order):
+            statement = statement.outerjoin(Molecule, Molecule.id == source.molecule_id)
+        statement = statement.where(*conditions)
+        for attribute, down in sort:
+            expression = column(attribute.expression)
+            statement = statement.order_by((expression.desc() if down else expression.asc()).nulls_last())
+        return statement if self.n is None else statement.limit(self.n)
+
+    def _can_page(self, order: tuple[tuple[str, bool], ...]) -> bool:
+        """Whether one ordered branch for each owner saves sorting everything that the tenant may read."""
+        return (
+            self.table.model is Calculation
+            and self.n is not None
+            and bool(order)
+            and self.reader.scope.user_id is not None
+            and all(self.table[name].model is Calculation for name, _ in order)
+            and not any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+        )
+
+    def _needs_molecule(self, order: tuple[tuple[str, bool], ...]) -> bool:
+        if self.table.model is Molecule or "smiles" not in self.table.fields:
+            return False
+        return (
+            any(field.model is Molecule for field in self._fields())
+            or any(self.table[name].model is Molecule for name, _ in order)
+            or any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+        )
+
+
+def _columns_of(expression: ColumnElement[Any]) -> Iterator[Column[Any]]:
+    return (element for element in visitors.iterate(expression) if isinstance(element, Column))
+
+
+def _mentions_other(expression: ColumnElement[Any], model: Any) -> bool:
+    return any(column.table is not model.__table__ for column in _columns_of(expression))
+
+
+def _onto(expression: ColumnElement[Any], model: Any, source: Any) -> ColumnElement[Any]:
+    """``expression`` with the model's columns replaced by those of an alias of it."""
+    if source is model:
+        return expression
+
+    def swap(element: Any, **_kw: object) -> Any:
+        if isinstance(element, Column) and element.table is model.__table__:
+            return getattr(source, model.__mapper__.get_property_by_column(element).key)
+        return None
+
+    return visitors.replacement_traverse(expression, {}, swap)
+
+
+def condition(field: Field, value: Any) -> ColumnElement[bool]:
+    """SQL for one filter.
+
+    Parameters
+    ----------
+    field
+        What is compared.
+    value
+        A value, a tuple ``(low, high)``, a list, or None.
+
+    Returns
+    -------
+    sqlalchemy.ColumnElement
+        The expression.
+
+    Raises
+    ------
+    InvalidInput
+        The column cannot be compared with the value.
+    """
+    column = field.attribute.expression
+    if field.kind in {"json", "bytes"}:
+        raise InvalidInput(
+            f"{field.name} cannot be filtered by a value; use an expression in where(...)", field=field.name
+        )
+    if value is None:
+        return column.is_(None)
+    if isinstance(value, tuple):
+        return _in_range(field, value)
+    if isinstance(value, (list, set, frozenset, range, np.ndarray, pd.Series, pd.Index)):
+        return _any_of(field, list(value))
+    if field.name == "smiles":
+        return Molecule.identity_hash == smiles_hash(value)
+    return column == _checked(field, value)
+
+
+def smiles_hash(smiles: object) -> bytes:
+    """Identity of a SMILES in any spelling, as the database computes it.
+
+    Raises
+    ------
+    InvalidSmiles
+        It is no valid SMILES.
+    """
+    return hashlib.sha256(validate_smiles(smiles).smiles.encode()).digest()
+
+
+def _in_range(field: Field, value: tuple[Any, ...]) -> ColumnElement[bool]:
+    if len(value) != 2:
+        raise InvalidInput(
+            f"{field.name}: a tuple is a range (low, high), with None for an open end; for any of several values "
+            f"write a list, not {value!r}",
+            field=field.name,
+            value=value,
+        )
+    low, high = (None if end is None else _checked(field, end) for end in value)
+    column = field.attribute.expression
+    if low is not None and high is not None:
+        if low > high:
+            raise InvalidInput(f"{field.name}: the range {value!r} is upside down", field=field.name, value=value)
+        return column.between(low, high)
+    if low is not None:
+        return column >= low
+    return column <= high if high is not None else column.is_not(None)
+
+
+def _any_of(field: Field, values: list[Any]) -> ColumnElement[bool]:
+    known = [value for value in values if not _is_missing(value)]
+    column: ColumnElement[Any] = field.attribute.expression
+    if field.name == "smiles":
+        column, converted = Molecule.identity_hash.expression, [smiles_hash(value) for value in known]
+    else:
+        converted = [_checked(field, value) for value in known]
+    array = bindparam(None, converted, type_=ARRAY(column.type), unique=True)
+    # An empty array has no type of its own.
+    found = column == any_(cast(array, ARRAY(column.type)))
+    return found if len(known) == len(values) else or_(found, column.is_(None))
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and number == int(number) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and "\x00" not in value else None
+
+
+def _time(value: Any) -> dt.datetime | None:
+    if not isinstance(value, (str, dt.date, dt.datetime, np.datetime64)):
+        return None
+    try:
+        stamp = pd.Timestamp(value)
+    except ValueError:
+        return None
+    return (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).to_pydatetime()
+
+
+def _truth(value: Any) -> bool | None:
+    return bool(value) if isinstance(value, (bool, np.bool_)) else None
+
+
+_CHECKS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
+    "key": (_whole, "a whole number"),
+    "Int64": (_whole, "a whole number"),
+    "int64": (_whole, "a whole number"),
+    "float64": (_number, "a finite number"),
+    "boolean": (_truth, "True or False"),
+    "str": (_text, "text"),
+    "time": (_time, "a date or time such as '2026-05-01'"),
+}
+
+
+def _checked(field: Field, value: Any) -> Any:
+    if field.name == "user_id":
+        return _uuid(value)
+    check, wanted = _CHECKS[field.kind]
+    checked = check(value)
+    if checked is None:
+        raise InvalidInput(
+            f"{field.name} is compared with {wanted}, not with {value!r}", field=field.name, value=value
+        )
+    return checked
+
+
+def _uuid(value: Any) -> uuid.UUID:
+    try:
+        return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
+    except ValueError:
+        raise InvalidInput(f"user_id is compared with a uuid, not with {value!r}", field="user_id", value=value) from None
