@@ -95,9 +95,9 @@ class Settings(BaseSettings):
 
     def _url_of_parts(self) -> URL:
         if self.db_user is None or self.db_host is None:
-            missing = " and ".join(name for name in ("DB_USER", "DB_HOST") if getattr(self, name.lower()) is None)
+            missing = ", ".join(name for name in ("DB_USER", "DB_HOST") if getattr(self, name.lower()) is None)
             raise ConfigurationError(
-                f"other DB_* variables are set but {missing} is missing; set it, "
+                f"some DB_* variables are set, but missing: {missing}; set that too, "
                 "or set DATABASE_URL, or unset them all to use the embedded server"
             )
         port = self.db_port or 5432

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.databases", "tests.fixtures.tenants"]
+pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.databases", "tests.fixtures.tenants", "tests.fixtures.clients"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
