@@ -19,7 +19,7 @@ from qforge_sdk import parquet
 from qforge_sdk.accessors import Atoms, Batches, Calculations, Context, Events, Molecules
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import crud, embedded, schema
-from qforge_sdk.db.database import make_engine
+from qforge_sdk.db.database import check_db_health, make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated
@@ -195,9 +195,7 @@ class Client:
 
     def health(self) -> HealthCheckResponse:
         """Whether the server answers and the schema is current; never raises for a server that is down."""
-        from qforge_sdk.db.database import check_engine_health
-
-        return check_engine_health(self.engine)
+        return check_db_health(self.engine)
 
     def export(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Boolean, DateTime, Double, Integer, SmallInteger, Text, cast
+from sqlalchemy import BigInteger, Boolean, DateTime, Double, Integer, LargeBinary, SmallInteger, Text, cast, func
 from sqlalchemy.dialects.postgresql import BIT, JSONB, UUID
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import ColumnElement
@@ -54,6 +54,9 @@ class Field:
     def selected(self) -> ColumnElement[Any]:
         """The column as it is read: types that Arrow does not know, as text or bytes."""
         column = self.attribute.expression
+        if isinstance(column.type, BIT):
+            # The binary form begins with the number of bits, in 4 bytes.
+            return func.substring(func.bit_send(column), 5, type_=LargeBinary).label(self.name)
         if isinstance(column.type, (UUID, JSONB)) or self.kind == "str":
             column = cast(column, Text)
         return column.label(self.name)

@@ -291,7 +291,7 @@ class Query:
                 limit=self.n,
                 owners=[self.reader.scope.user_id, PUBLIC_USER_ID],
             )
-            source: Any = aliased(self.table.model, page.subquery("page"))
+            source: Any = aliased(self.table.model, page)
             conditions: tuple[ColumnElement[bool], ...] = ()
         else:
             source, conditions = self.table.model, self.conditions

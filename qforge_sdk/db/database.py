@@ -19,7 +19,7 @@ from qforge_sdk.config import APPLICATION_NAME, Settings, normalise_url
 from qforge_sdk.db import embedded, schema
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import redact, translated
-from qforge_sdk.errors import QForgeError, ScopeNotHeld
+from qforge_sdk.errors import QForgeError, SchemaError, ScopeNotHeld
 from qforge_sdk.schemas import HealthCheckResponse
 
 AS_LOGIN: Final = Scope()
@@ -293,19 +293,23 @@ def check_db_health(engine: Engine | None = None) -> HealthCheckResponse:
 def _health_of(connection: Connection, engine: Engine) -> HealthCheckResponse:
     version = connection.scalar(text("SELECT current_setting('server_version')"))
     found = schema.status(connection)
-    problem = None
-    try:
-        schema.require_current(connection)
-    except QForgeError as exc:
-        problem = str(exc)
+    problem = _schema_problem(connection)
     place = f"{engine.url.host or engine.url.query.get('host', 'local socket')}, database {engine.url.database}"
     return HealthCheckResponse(
         status="unhealthy" if problem else "healthy",
         database=f"PostgreSQL {version}",
         message=problem or f"connected to {place}, schema revision {found.found}",
         tables_exist=found.found is not None,
-        pool_size=engine.pool.status(),
+        pool_size=str(engine.pool.size()) if isinstance(engine.pool, QueuePool) else None,
     )
+
+
+def _schema_problem(connection: Connection) -> str | None:
+    try:
+        schema.require_current(connection)
+    except SchemaError as exc:
+        return str(exc)
+    return None
 
 
 def _connect_arguments(url: URL, application_name: str) -> dict[str, Any]:

@@ -417,7 +417,7 @@ class HealthCheckResponse(_Summary):
     database: Annotated[str, Field(description="The server's name and version")]
     message: str
     tables_exist: bool
-    pool_size: Annotated[str | None, Field(description="Connections of the pool, in words")] = None
+    pool_size: Annotated[str | None, Field(description="Connections that the pool keeps")] = None
 
 
 MoleculeDetail.model_rebuild()

@@ -36,16 +36,19 @@ PROBES = {
     "gap": "SELECT * FROM public.calculations WHERE gap = 17",
     "a range of gaps": "SELECT * FROM public.calculations WHERE gap > 90",
     "source": "SELECT * FROM public.calculations WHERE source_id = 'source ' || {calculation}",
+    "batch name": "SELECT * FROM public.batch_jobs WHERE batch_name = 'batch 7'",
+    "InChIKey": "SELECT * FROM public.molecules WHERE inchikey = 'KEY17'",
+    "identity": "SELECT * FROM public.molecules WHERE identity_hash = sha256('secret 17')",
+    "events of a molecule": "SELECT * FROM public.event_logs WHERE entity_type = 'molecules' AND entity_id = 17",
+}
+# The index of a foreign key begins with the parent, or a cascade would read the whole table. Before PostgreSQL 17 the
+# planner filters by the policy's array there instead of descending by it, and so counts the children of a guessed id.
+KEY_PROBES = {
     "molecule": "SELECT * FROM public.calculations WHERE molecule_id = {molecule}",
     "atoms of a calculation": "SELECT * FROM public.atomic_properties WHERE calculation_id = {calculation}",
     "items of a batch": "SELECT * FROM public.batch_items WHERE batch_id = {batch}",
     "items of a molecule": "SELECT * FROM public.batch_items WHERE molecule_id = {molecule}",
     "items of a calculation": "SELECT * FROM public.batch_items WHERE calculation_id = {calculation}",
-    "batch name": "SELECT * FROM public.batch_jobs WHERE batch_name = 'batch 7'",
-    "InChIKey": "SELECT * FROM public.molecules WHERE inchikey = 'KEY17'",
-    "SMILES": "SELECT * FROM public.molecules WHERE smiles = 'secret 17'",
-    "identity": "SELECT * FROM public.molecules WHERE identity_hash = sha256('secret 17')",
-    "events of a molecule": "SELECT * FROM public.event_logs WHERE entity_type = 'molecules' AND entity_id = 17",
 }
 VERBS = {
     "update": "UPDATE public.calculations SET gap = 1 WHERE energy = -17",
@@ -94,6 +97,39 @@ def test_a_plan_counts_nobody_else_s_rows_by(alice_and_keys: tuple[Connection, d
     assert "user_id" in "".join(line for line in said.splitlines() if "Index Cond" in line)
 
 
+@pytest.mark.parametrize("probe", KEY_PROBES.values(), ids=KEY_PROBES.keys())
+def test_a_plan_counts_nobody_else_s_children_by(
+    alice_and_keys: tuple[Connection, dict[str, int]], any_version: Databases, probe: str
+) -> None:
+    alice, keys = alice_and_keys
+
+    said = plan(alice, probe.format(**keys))
+
+    assert ("Rows Removed" in said) is (any_version.server.version < 17)
+
+
+# A column without an index is read with the whole table: its size is seen, whatever is asked for.
+GUESSES = {
+    "SMILES": "SELECT * FROM public.molecules WHERE smiles = '{}'",
+    "InChIKey": "SELECT * FROM public.molecules WHERE inchikey = '{}'",
+    "batch name": "SELECT * FROM public.batch_jobs WHERE batch_name = '{}'",
+}
+RIGHT = {"SMILES": "secret 17", "InChIKey": "KEY17", "batch name": "batch 7"}
+
+
+@pytest.mark.parametrize("column", GUESSES)
+def test_a_right_guess_looks_like_a_wrong_one(alice_and_keys: tuple[Connection, dict[str, int]], column: str) -> None:
+    alice, _ = alice_and_keys
+
+    right, wrong = (plan(alice, GUESSES[column].format(word)) for word in (RIGHT[column], "wrong"))
+
+    assert removed(right) == removed(wrong)
+
+
+def removed(said: str) -> list[str]:
+    return [line.strip() for line in said.splitlines() if "Rows Removed" in line]
+
+
 @pytest.mark.parametrize("statement", VERBS.values(), ids=VERBS.keys())
 def test_a_plan_counts_nobody_else_s_rows_in(
     alice_and_keys: tuple[Connection, dict[str, int]], statement: str
@@ -103,11 +139,16 @@ def test_a_plan_counts_nobody_else_s_rows_in(
     assert "Rows Removed" not in said
 
 
-def test_the_probes_would_find_bob_s_rows(any_version: Databases, alice_and_keys) -> None:
+def test_the_probes_would_find_bob_s_rows(
+    any_version: Databases, alice_and_keys: tuple[Connection, dict[str, int]]
+) -> None:
     alice, keys = alice_and_keys
     service = create_engine(any_version.url(alice.engine.url.database), poolclass=NullPool)
     with service.connect() as connection:
-        found = {name: len(connection.exec_driver_sql(sql.format(**keys)).all()) for name, sql in PROBES.items()}
+        found = {
+            name: len(connection.exec_driver_sql(sql.format(**keys)).all())
+            for name, sql in (PROBES | KEY_PROBES).items()
+        }
 
     assert [name for name, count in found.items() if count == 0] == []
 

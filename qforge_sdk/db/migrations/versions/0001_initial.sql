@@ -207,8 +207,9 @@ CREATE TABLE public.atomic_properties (
     orbital_energy double precision,
     metadata jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
-    -- user_id stands in the key so that the policy is part of every look-up by calculation and EXPLAIN counts
-    -- nobody else's atoms. An atom belongs to the owner of its calculation.
+    -- user_id stands in the key so that the policy is part of every look-up by calculation; from PostgreSQL 17 on
+    -- EXPLAIN then counts nobody else's atoms, before it the planner may still filter by the policy's array.
+    -- calculation_id leads for the cascade. An atom belongs to the owner of its calculation.
     CONSTRAINT atomic_properties_key UNIQUE NULLS NOT DISTINCT (calculation_id, user_id, atom_index),
     CONSTRAINT atomic_properties_calculation_id_fkey
         FOREIGN KEY (calculation_id) REFERENCES public.calculations (id) ON DELETE CASCADE,
@@ -531,9 +532,9 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
         WHERE c.transaction_id = pg_current_xact_id()::text::bigint AND c.recorded_by = 'trigger'
           AND c.entity_type = entity AND c.entity_id = entity_key AND c.event_type = kind
           AND c.actor = session_user
+          -- The service without a tenant may have written for anybody.
           AND (c.user_id = qforge.current_user_id()
-               OR (c.user_id IS NULL AND qforge.login_kind() = 'service')
-               OR (c.user_id = '00000000-0000-0000-0000-000000000000' AND qforge.login_kind() = 'service'))
+               OR (qforge.current_user_id() IS NULL AND qforge.login_kind() = 'service'))
     )
     RETURNING e.id
 $$;

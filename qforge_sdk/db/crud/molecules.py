@@ -1,0 +1,259 @@
+"""Molecules."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import Any
+
+from sqlalchemy import case, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from qforge_sdk.chem import ValidatedMolecule, validate_smiles
+from qforge_sdk.db.crud import rows
+from qforge_sdk.db.crud.rows import UserId, owner_of
+from qforge_sdk.db.fingerprint import bit_text
+from qforge_sdk.db.models import PUBLIC_USER_ID, Molecule
+from qforge_sdk.db.sqlstate import translated
+from qforge_sdk.errors import DuplicateMolecule, InvalidInput
+from qforge_sdk.schemas import MoleculeCreate, MoleculeUpdate
+
+
+@translated()
+def create_molecule(db: Session, molecule: MoleculeCreate, user_id: UserId = None) -> Molecule:
+    """Store a molecule under its canonical SMILES.
+
+    Parameters
+    ----------
+    db
+        Session; it is flushed, not committed.
+    molecule
+        Any spelling of its SMILES.
+    user_id
+        Owner; by default whoever the session is.
+
+    Returns
+    -------
+    Molecule
+        As it is stored.
+
+    Raises
+    ------
+    InvalidSmiles
+        RDKit or this package refuses the SMILES.
+    InvalidInput
+        The given formula disagrees with the SMILES.
+    DuplicateMolecule
+        The owner has it already, perhaps by another spelling; ``existing_id`` says which. The session goes on.
+    """
+    valid = validate_smiles(molecule.smiles)
+    _require_formula(molecule.formula, valid)
+    values = _values_of(molecule, valid) | rows.owner_values(owner_of(user_id))
+    # Waits for a concurrent insert of the same molecule and, unlike an error, leaves the transaction usable.
+    statement = insert(Molecule).values(values).on_conflict_do_nothing(constraint="molecules_identity")
+    stored = db.scalars(statement.returning(Molecule)).one_or_none()
+    if stored is None:
+        raise _duplicate(db, valid.smiles, owner_of(user_id))
+    return stored
+
+
+@translated()
+def get_molecule(db: Session, molecule_id: int, user_id: UserId = None) -> Molecule | None:
+    """Molecule by its key.
+
+    Parameters
+    ----------
+    db
+        Session.
+    molecule_id
+        Its key.
+    user_id
+        Reader; by default whoever the session is.
+
+    Returns
+    -------
+    Molecule or None
+        None when it is absent or another tenant's.
+
+    Raises
+    ------
+    QForgeError
+        The server reported an error.
+    """
+    return rows.find(db, Molecule, molecule_id, owner_of(user_id))
+
+
+@translated()
+def get_molecule_by_smiles(db: Session, smiles: str, user_id: UserId = None) -> Molecule | None:
+    """Molecule by any spelling of its SMILES: the reader's own first, then the public one.
+
+    Parameters
+    ----------
+    db
+        Session.
+    smiles
+        Any spelling.
+    user_id
+        Reader; by default whoever the session is.
+
+    Returns
+    -------
+    Molecule or None
+        None when the reader sees no such molecule.
+
+    Raises
+    ------
+    InvalidSmiles
+        It is no SMILES.
+    """
+    reader = owner_of(user_id) or select(func.qforge.current_user_id()).scalar_subquery()
+    nearness = case(
+        (Molecule.user_id == reader, 0),
+        (Molecule.user_id.is_(None), 1),
+        (Molecule.user_id == PUBLIC_USER_ID, 2),
+        else_=3,
+    )
+    statement = (
+        select(Molecule)
+        .where(Molecule.identity_hash == identity_hash(validate_smiles(smiles).smiles))
+        .where(*rows.visible(Molecule, owner_of(user_id)))
+        .order_by(nearness, Molecule.id)
+        .limit(1)
+    )
+    return db.scalars(statement).one_or_none()
+
+
+@translated()
+def list_molecules(
+    db: Session, skip: int = 0, limit: int = 100, user_id: UserId = None
+) -> tuple[list[Molecule], int]:
+    """Molecules, newest first.
+
+    Parameters
+    ----------
+    db
+        Session.
+    skip, limit
+        Which page.
+    user_id
+        Reader; by default whoever the session is.
+
+    Returns
+    -------
+    tuple of list and int
+        The page, and the number of all.
+
+    Raises
+    ------
+    InvalidInput
+        ``skip`` or ``limit`` is below zero.
+    """
+    return rows.newest(db, Molecule, [], skip=skip, limit=limit, owner=owner_of(user_id))
+
+
+@translated()
+def update_molecule(
+    db: Session, molecule_id: int, update_data: MoleculeUpdate, user_id: UserId = None
+) -> Molecule | None:
+    """Change the fields that are set in ``update_data``.
+
+    Parameters
+    ----------
+    db
+        Session; it is flushed, not committed.
+    molecule_id
+        Its key.
+    update_data
+        Fields that are left out stay as they are.
+    user_id
+        Owner; by default whoever the session is.
+
+    Returns
+    -------
+    Molecule or None
+        None when it is absent or not the owner's.
+
+    Raises
+    ------
+    QForgeError
+        The server reported an error.
+    """
+    molecule = rows.find_own(db, Molecule, molecule_id, owner_of(user_id))
+    if molecule is None:
+        return None
+    return rows.change(db, molecule, rows.attributes(update_data, only_set=True))
+
+
+@translated()
+def delete_molecule(db: Session, molecule_id: int, user_id: UserId = None) -> bool:
+    """Delete a molecule with its calculations, their atoms and its batch items.
+
+    Parameters
+    ----------
+    db
+        Session; it is flushed, not committed.
+    molecule_id
+        Its key.
+    user_id
+        Owner; by default whoever the session is.
+
+    Returns
+    -------
+    bool
+        False when it is absent or not the owner's.
+
+    Raises
+    ------
+    QForgeError
+        The server reported an error.
+    """
+    molecule = rows.find_own(db, Molecule, molecule_id, owner_of(user_id))
+    if molecule is None:
+        return False
+    db.delete(molecule)
+    db.flush()
+    return True
+
+
+def identity_hash(canonical_smiles: str) -> bytes:
+    """What the database computes as ``identity_hash`` of a molecule with this canonical SMILES."""
+    return hashlib.sha256(canonical_smiles.encode()).digest()
+
+
+def _values_of(molecule: MoleculeCreate, valid: ValidatedMolecule) -> dict[str, Any]:
+    return {
+        "name": molecule.name,
+        "smiles": valid.smiles,
+        "formula": valid.formula,
+        "charge": valid.charge,
+        "inchikey": valid.inchikey,
+        "fingerprint": bit_text(valid.fingerprint),
+        "fingerprint_popcount": valid.fingerprint_popcount,
+        "input_smiles": valid.input_smiles,
+        "rdkit_version": valid.rdkit_version,
+        "metadata_": molecule.metadata,
+    }
+
+
+def _require_formula(given: str | None, valid: ValidatedMolecule) -> None:
+    if given is not None and given.strip() != valid.formula:
+        raise InvalidInput(
+            f"formula {given!r} disagrees with the SMILES {valid.input_smiles!r}, which is {valid.formula}; "
+            "leave it out to have it computed",
+            field="formula",
+            value=given,
+            code="formula_mismatch",
+        )
+
+
+def _duplicate(db: Session, smiles: str, owner: uuid.UUID | None) -> DuplicateMolecule:
+    owner = owner or rows.session_owner(db)
+    existing = db.scalar(
+        select(Molecule.id).where(Molecule.user_id == owner, Molecule.identity_hash == identity_hash(smiles))
+    )
+    return DuplicateMolecule(
+        f"molecule {smiles} is stored already, as id {existing}",
+        existing_id=existing,
+        constraint="molecules_identity",
+    )
