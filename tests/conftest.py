@@ -2,7 +2,12 @@
 
 import pytest
 
-pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.databases", "tests.fixtures.tenants", "tests.fixtures.clients"]
+pytest_plugins = [
+    "tests.fixtures.servers",
+    "tests.fixtures.databases",
+    "tests.fixtures.tenants",
+    "tests.fixtures.clients",
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

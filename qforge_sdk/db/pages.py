@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, Subquery, UnaryExpression, false, select, union_all
+from sqlalchemy import ColumnElement, Select, Subquery, UnaryExpression, false, func, select, union_all
 from sqlalchemy.orm import InstrumentedAttribute
 
 from qforge_sdk.db.models import Base
@@ -38,7 +38,7 @@ def ordered_page(
     conditions
         On columns of ``model`` alone; another table is reached by ``EXISTS`` or ``IN``.
     order_by
-        ``(column, descending)`` pairs; end with the key, so that pages do not overlap.
+        ``(column, descending)`` pairs, nulls last either way; end with the key, so that pages do not overlap.
     limit
         None for all rows.
     owners
@@ -53,19 +53,13 @@ def ordered_page(
         order that again by :func:`order_of`. ``aliased(model, page)`` reads it as ORM objects.
     """
     branches = [
-        _ordered(select(*model.__table__.c).where(*conditions, *owner), order_by).limit(_reach(limit, offset))
+        branch
         for owner in _owner_conditions(model, owners)
+        for branch in _branches(model, (*conditions, *owner), order_by, _reach(limit, offset))
     ]
-    if len(branches) == 1:
-        return branches[0].limit(limit).offset(offset or None).subquery(model.__tablename__)
-    merged = union_all(*(select(branch.subquery()) for branch in branches)).subquery()
-    return (
-        select(merged)
-        .order_by(*order_of(merged, order_by))
-        .limit(limit)
-        .offset(offset or None)
-        .subquery(model.__tablename__)
-    )
+    merged = union_all(*branches).subquery()
+    ordered = select(merged).order_by(*order_of(merged, order_by))
+    return ordered.limit(limit).offset(offset or None).subquery(model.__tablename__)
 
 
 def order_of(page: Subquery, order_by: Ordering) -> list[UnaryExpression[Any]]:
@@ -83,16 +77,31 @@ def order_of(page: Subquery, order_by: Ordering) -> list[UnaryExpression[Any]]:
     list of UnaryExpression
         For ``ORDER BY``.
     """
-    return [_directed(page.c[str(column.expression.key)], descending) for column, descending in order_by]
+    return [_directed(page.c[str(column.expression.key)], column, descending) for column, descending in order_by]
 
 
-def _ordered(statement: Select[Any], order_by: Ordering) -> Select[Any]:
-    return statement.order_by(*(_directed(column, descending) for column, descending in order_by))
+def _branches(
+    model: OwnedModel, conditions: Sequence[ColumnElement[bool]], order_by: Ordering, reach: int | None
+) -> list[Select[Any]]:
+    """Selects of one owner that an index reads in order; their rows together hold the first ``reach``."""
+    rows = select(*model.__table__.c).where(*conditions)
+    directions = [_directed(column.expression, column, descending) for column, descending in order_by]
+    leading, descending = order_by[0]
+    if not (descending and leading.expression.nullable):
+        return [rows.order_by(*directions).limit(reach)]
+    # Read backwards the index has its nulls first: leave them out, and fetch them only when the others are too few.
+    known = rows.where(leading.is_not(None)).order_by(leading.desc(), *directions[1:]).limit(reach)
+    unknown = rows.where(leading.is_(None)).order_by(*directions[1:]).limit(reach)
+    if reach is not None:
+        too_few = select(func.count()).select_from(known.subquery()).scalar_subquery() < reach
+        unknown = unknown.where(too_few)
+    return [known, unknown]
 
 
-def _directed(column: Any, descending: bool) -> UnaryExpression[Any]:
-    directed: UnaryExpression[Any] = column.desc() if descending else column.asc()
-    return directed
+def _directed(expression: Any, column: InstrumentedAttribute[Any], descending: bool) -> UnaryExpression[Any]:
+    # Elsewhere NULLS LAST would only keep PostgreSQL from reading an index backwards.
+    directed: UnaryExpression[Any] = expression.desc() if descending else expression.asc()
+    return directed.nulls_last() if descending and column.expression.nullable else directed
 
 
 def _reach(limit: int | None, offset: int) -> int | None:

@@ -37,8 +37,8 @@ KEPT_MODULES = [
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(qforge_sdk.__path__, "qforge_sdk.")
-    # Alembic runs these, in its own environment.
-    if ".migrations." not in module.name
+    # Alembic runs the migrations in its own environment; a __main__ runs the program.
+    if ".migrations." not in module.name and not module.name.endswith("__main__")
 )
 
 
