@@ -260,11 +260,11 @@ def _adopt_leaf(cursor: Cursor, leaf: _Leaf) -> Counts:
 _INSERT_LEAVES: Final = """
     INSERT INTO {stored} (user_id, {columns})
     SELECT (SELECT qforge.current_user_id()), {ours} FROM ({moved}) AS s
-    WHERE NOT EXISTS (SELECT FROM {stored} AS t WHERE {same_key} AND ROW({theirs}) *= ROW({ours}))
+    WHERE NOT EXISTS (SELECT FROM {stored} AS t WHERE {same_key} AND record_image_eq(ROW({theirs}), ROW({ours})))
 """
 _COUNT_EQUAL_LEAVES: Final = """
     SELECT count(*) FROM ({moved}) AS s
-    WHERE EXISTS (SELECT FROM {stored} AS t WHERE {same_key} AND ROW({theirs}) *= ROW({ours}))
+    WHERE EXISTS (SELECT FROM {stored} AS t WHERE {same_key} AND record_image_eq(ROW({theirs}), ROW({ours})))
 """
 
 
@@ -278,7 +278,7 @@ def _compare_keyed(cursor: Cursor, table: str, moved: Composable) -> None:
     cursor.execute(
         SQL(
             "SELECT count(*) FROM ({moved}) AS s JOIN {adopted} AS a USING (old_id) "
-            "JOIN {stored} AS t ON t.id = a.new_id WHERE {condition} AND ROW({theirs}) *= ROW({ours})"
+            "JOIN {stored} AS t ON t.id = a.new_id WHERE {condition} AND record_image_eq(ROW({theirs}), ROW({ours}))"
         ).format(
             moved=moved,
             adopted=adopted,

@@ -272,11 +272,11 @@ def _same_key(table: str) -> Composable:
 
 
 def _refuse_other_content(cursor: Cursor, table: str) -> None:
-    # *<> compares what is stored, bit by bit: 0.0 and -0.0 differ, and so do 1.0 and 1.00 inside jsonb.
+    # record_image_ne compares what is stored, bit by bit: 0.0 and -0.0 differ, and so do 1.0 and 1.00 inside jsonb.
     cursor.execute(
         SQL(
             "SELECT {key} FROM {staged} AS s JOIN {stored} AS t ON {same_key} "
-            "WHERE ROW({theirs}) *<> ROW({ours}) LIMIT 1"
+            "WHERE record_image_ne(ROW({theirs}), ROW({ours})) LIMIT 1"
         ).format(
             key=Identifier("s", _KEYS.get(table, ("id",))[0]),
             staged=staged(table),

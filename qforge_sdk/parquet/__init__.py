@@ -1,15 +1,20 @@
-"""Parquet files: metadata that every file of ours carries."""
+"""Tables to Parquet files and back.
 
-from __future__ import annotations
+An export is a folder::
 
-import qforge_sdk._version as version
-from qforge_sdk.db.schema import head_revision
+    manifest.json
+    molecules/part-00000.parquet
+    calculations/part-00000.parquet  part-00001.parquet ...
+    ...
 
+Each table's folder is a data set for pandas, Polars, DuckDB, dask and Spark: all its files have one schema, with units in
+the fields' metadata, and a table without rows has a file without rows. The manifest names every file with its SHA-256 and
+number of rows, and for every table a hash of its content (:mod:`qforge_sdk.parquet.content`), by which a restore is
+verified.
+"""
 
-def file_metadata(table: str) -> dict[str, str]:
-    """Key-value metadata of a file that holds rows of ``table``."""
-    return {
-        "qforge.table": table,
-        "qforge.schema_revision": head_revision(),
-        "qforge.version": version.__version__,
-    }
+from qforge_sdk.parquet.export import ExportReport, export_tables
+from qforge_sdk.parquet.manifest import file_metadata
+from qforge_sdk.parquet.restore import RestoreReport, restore_tables
+
+__all__ = ["ExportReport", "RestoreReport", "export_tables", "file_metadata", "restore_tables"]

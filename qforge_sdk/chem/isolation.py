@@ -1,0 +1,179 @@
+"""Worker processes that hold RDKit, and what to do when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from types import TracebackType
+from typing import Any, Final, Self
+
+from qforge_sdk.chem.smiles import ValidatedMolecule, check_text, looks_heavy, validate_here
+from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns
+from qforge_sdk.errors import InvalidSmiles
+
+CPU_SECONDS: Final = 5.0
+"""Processor time that one molecule may take."""
+
+MEMORY_BYTES: Final = 4 * 2**30
+"""Address space of a worker, RDKit's own libraries included."""
+
+_BY_SIGNAL: Final = {
+    signal.SIGPROF: ("timeout", "RDKit took more than {seconds:g} s of processor time"),
+    signal.SIGKILL: ("memory", "the process was killed, probably for lack of memory"),
+    signal.SIGABRT: ("memory", "RDKit ran out of memory"),
+}
+
+
+class Worker:
+    """One process, started again whenever a molecule ends it.
+
+    Parameters
+    ----------
+    cpu_seconds
+        Processor time that one molecule may take.
+    """
+
+    def __init__(self, *, cpu_seconds: float = CPU_SECONDS) -> None:
+        self._cpu_seconds = cpu_seconds
+        self._progress = tempfile.NamedTemporaryFile(prefix="qforge-smiles-")  # noqa: SIM115 - closed by close()
+        self._progress.write(bytes(8))
+        self._progress.flush()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def validate(self, texts: list[Any]) -> Columns:
+        """Columns of results, one entry a text; a text that ended the process is refused with the reason.
+
+        Parameters
+        ----------
+        texts
+            What is to be validated.
+
+        Returns
+        -------
+        dict
+            As from :func:`qforge_sdk.chem.worker.validate_column`.
+        """
+        columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
+        while texts:
+            done = self._ask(texts)
+            if done is None:
+                culprit, fault = self._autopsy()
+                if culprit:
+                    _extend(columns, self.validate(texts[:culprit]))
+                _extend(columns, _refused(fault))
+                texts = texts[culprit + 1 :]
+            else:
+                _extend(columns, done)
+                break
+        return columns
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._reap()
+        self._progress.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, texts: list[Any]) -> Columns | None:
+        """The answer, or None when the process died over it."""
+        if self._process is None:
+            self._process = self._start()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._progress.seek(0)
+        self._progress.write(bytes(8))
+        self._progress.flush()
+        try:
+            pickle.dump(texts, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            process.stdin.flush()
+            answer: Columns = pickle.load(process.stdout)  # noqa: S301 - from our own child
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            return None
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # A module run by path would not find its package; -c keeps the caller's __main__ out of it.
+        code = "import sys; from qforge_sdk.chem.worker import main; main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))"
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", code, self._progress.name, str(self._cpu_seconds), str(MEMORY_BYTES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,
+        )
+
+    def _autopsy(self) -> tuple[int, tuple[str, str]]:
+        """Index of the text that ended the process, and the refusal for it."""
+        assert self._process is not None
+        returncode = self._process.wait()
+        self._reap()
+        self._progress.seek(0)
+        (culprit,) = struct.unpack("q", self._progress.read(8))
+        fault = _BY_SIGNAL.get(-returncode, ("crashed", f"RDKit crashed (exit code {returncode})"))  # type: ignore[call-overload]
+        return culprit, (fault[0], fault[1].format(seconds=self._cpu_seconds))
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    try:
+                        pipe.close()
+                    except BrokenPipeError:
+                        continue
+            self._process = None
+
+
+def validate_smiles(smiles: object) -> ValidatedMolecule:
+    """Validate one SMILES; one that might crash or hang RDKit goes to a process of its own.
+
+    Parameters
+    ----------
+    smiles
+        One molecule or several joined by dots, in any spelling.
+
+    Returns
+    -------
+    ValidatedMolecule
+        In its canonical form.
+
+    Raises
+    ------
+    InvalidSmiles
+        With a code of :data:`qforge_sdk.chem.SMILES_CODES` and, where it is known, the position.
+    """
+    text = check_text(smiles)
+    if not looks_heavy(text):
+        return validate_here(text)
+    with Worker() as worker:
+        columns = worker.validate([text])
+    if columns["code"][0] is not None:
+        raise InvalidSmiles(
+            columns["reason"][0], smiles=smiles, code=columns["code"][0], position=columns["position"][0]
+        )
+    return ValidatedMolecule(**{name: columns[name][0] for name in COLUMNS})
+
+
+def _extend(columns: Columns, more: Columns) -> None:
+    for name, values in more.items():
+        columns[name].extend(values)
+
+
+def _refused(fault: tuple[str, str]) -> Columns:
+    columns: Columns = {name: [None] for name in (*COLUMNS, *FAULTS)}
+    columns["code"], columns["reason"] = [fault[0]], [fault[1]]
+    return columns
