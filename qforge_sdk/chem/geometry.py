@@ -143,7 +143,9 @@ def read_xyz(source: str | Path) -> Geometry:
     except (IndexError, ValueError):
         raise InvalidInput("line 1 of an XYZ file is the number of atoms", field="xyz") from None
     if count < 1 or len(lines) < count + 2:
-        raise InvalidInput(f"the XYZ names {count} atoms and has {max(len(lines) - 2, 0)} lines for them", field="xyz")
+        raise InvalidInput(
+            f"the XYZ names {count} atoms and has {max(len(lines) - 2, 0)} lines for them", field="xyz"
+        )
     symbols, positions = [], []
     for number, line in enumerate(lines[2 : count + 2], start=3):
         words = line.split()

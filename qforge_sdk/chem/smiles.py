@@ -48,9 +48,7 @@ SMILES_CODES: Final[dict[str, str]] = {
 _MISSING: Final = frozenset({"nan", "none", "null", "na", "n/a", "-", "<na>", "nat"})
 _INCHI: Final = re.compile(r"InChI=|[A-Z]{14}-[A-Z]{10}-[A-Z]$")
 _CHARGE_SUFFIX: Final = re.compile(r"[+-]\d*$")
-_TOKEN: Final = re.compile(
-    r"\[[^\[\]]*\]|Br|Cl|[BCNOPSFI]|[bcnops]|[-=#$:/\\.~]|->|<-|%\(\d+\)|%\d\d|\d|[()]|\*"
-)
+_TOKEN: Final = re.compile(r"\[[^\[\]]*\]|Br|Cl|[BCNOPSFI]|[bcnops]|[-=#$:/\\.~]|->|<-|%\(\d+\)|%\d\d|\d|[()]|\*")
 _ATOM_TOKEN: Final = re.compile(r"\[|[A-Za-z*]")
 _ELEMENT: Final = re.compile(r"\[\d*([A-Z][a-z]?|[a-z]{1,2}|\*)")
 
@@ -195,12 +193,17 @@ def _check_characters(text: str) -> None:
         return
     for position, character in enumerate(text):
         if character in " \t\r\n\v\f":
-            raise _refusal(
-                text, "whitespace", _blank_message(text, position), position
-            ) if "|" not in text else _cxsmiles(text)
+            raise (
+                _refusal(text, "whitespace", _blank_message(text, position), position)
+                if "|" not in text
+                else _cxsmiles(text)
+            )
         if ord(character) < 32 or ord(character) == 127:
             raise _refusal(
-                text, "control_character", f"control character U+{ord(character):04X} at position {position}", position
+                text,
+                "control_character",
+                f"control character U+{ord(character):04X} at position {position}",
+                position,
             )
         if not character.isascii():
             name = unicodedata.name(character, "unnamed")
@@ -222,9 +225,7 @@ def _blank_message(text: str, position: int) -> str:
 
 
 def _cxsmiles(text: str) -> InvalidSmiles:
-    return _refusal(
-        text, "cxsmiles", "CXSMILES extensions (|...|) are not taken; remove them", text.index("|")
-    )
+    return _refusal(text, "cxsmiles", "CXSMILES extensions (|...|) are not taken; remove them", text.index("|"))
 
 
 def _refusal(smiles: object, code: str, reason: str, position: int | None = None) -> InvalidSmiles:
@@ -241,13 +242,9 @@ def _check_structure(text: str, molecule: Chem.Mol) -> None:
         )
     if "*" in text or "~" in text or any(atom.GetAtomicNum() == 0 for atom in _bracketed(text, molecule)):
         position = next((text.index(sign) for sign in "*~" if sign in text), None)
-        raise _refusal(
-            text, "query_atoms", "dummy atoms (*) and any-bonds (~) describe no single molecule", position
-        )
+        raise _refusal(text, "query_atoms", "dummy atoms (*) and any-bonds (~) describe no single molecule", position)
     if ":" in text and any(atom.GetAtomMapNum() for atom in molecule.GetAtoms()):
-        raise _refusal(
-            text, "atom_map", "atoms carry map numbers (:1); remove them", text.index(":")
-        )
+        raise _refusal(text, "atom_map", "atoms carry map numbers (:1); remove them", text.index(":"))
 
 
 def _bracketed(text: str, molecule: Chem.Mol) -> list[Chem.Atom]:
@@ -293,7 +290,9 @@ def _diagnose(text: str) -> InvalidSmiles:
     if "Kekulize" in kind:
         atoms = problem.GetAtomIndices() if kind == "KekulizeException" else (problem.GetAtomIdx(),)
         position = _position_of_atom(text, min(atoms, default=0))
-        return _refusal(text, "kekulization", f"{problem.Message()}; an aromatic N may want its hydrogen: [nH]", position)
+        return _refusal(
+            text, "kekulization", f"{problem.Message()}; an aromatic N may want its hydrogen: [nH]", position
+        )
     return _refusal(text, "sanitization", problem.Message())
 
 
@@ -318,7 +317,9 @@ def _syntax(text: str) -> InvalidSmiles:
     tokens, stop = _tokens(text)
     if any(sign in text for sign in ("[$", "$(", "!", "[#", ";", "&", ",")):
         position = min(text.index(sign) for sign in ("[$", "$(", "!", "[#", ";", "&", ",") if sign in text)
-        return _refusal(text, "query_atoms", f"SMARTS or a list near position {position}; give one molecule", position)
+        return _refusal(
+            text, "query_atoms", f"SMARTS or a list near position {position}; give one molecule", position
+        )
     if stop is not None:
         return _refusal(text, "syntax", f"{text[stop]!r} at position {stop} is no part of a SMILES", stop)
     depth: list[int] = []

@@ -1,7 +1,7 @@
 """Sample data: about three thousand molecules with GFN2-xTB single points, shipped as Parquet.
 
-The geometries are RDKit conformers (ETKDGv3, then MMFF94 or UFF), not minima of GFN2-xTB; the energies are gas-phase single
-points of tblite. :mod:`qforge_sdk.data.build` makes the files again.
+The geometries are RDKit conformers (ETKDGv3, then MMFF94 or UFF), not minima of GFN2-xTB; the energies are gas-phase
+single points of tblite. :mod:`qforge_sdk.data.build` makes the files again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class SampleData:
         ``optimized``, ``execution_time_seconds`` (s), ``xyz_file_hash``, ``metadata`` (JSON text).
     atoms
         One an atom: ``source_id``, ``atom_index`` from 0, ``element``, ``atomic_number``, ``partial_charge`` (e),
-        ``position_x``, ``position_y``, ``position_z`` (angstrom), ``force_x``, ``force_y``, ``force_z`` (hartree/bohr).
+        ``position_x``, ``position_y``, ``position_z`` (angstrom), ``force_x``, ``force_y``, ``force_z``
+        (hartree/bohr).
     """
 
     molecules: pa.Table
@@ -115,8 +116,7 @@ def xyz_text(smiles: str, elements: Sequence[str], positions: Iterable[Sequence[
         Atom count, comment, then one line an atom with four decimals; ends with a line break.
     """
     atoms = (
-        f"{symbol:<2s} {x:14.4f} {y:14.4f} {z:14.4f}"
-        for symbol, (x, y, z) in zip(elements, positions, strict=True)
+        f"{symbol:<2s} {x:14.4f} {y:14.4f} {z:14.4f}" for symbol, (x, y, z) in zip(elements, positions, strict=True)
     )
     return "\n".join((str(len(elements)), smiles, *atoms, ""))
 

@@ -1,11 +1,11 @@
 """Exported rows into the database as a tenant's own: new ids, references moved along, times by the database.
 
-A tenant may choose neither ids nor times nor owners, and row level security decides what it sees. So each staged row is
-matched with one that the tenant sees, or inserted as its own:
+A tenant may choose neither ids nor times nor owners, and row level security decides what it sees. So each staged row
+is matched with one that the tenant sees, or inserted as its own:
 
 - A molecule matches one of the same identity, its own before a public one (the other way round for a public row).
-- A calculation or batch matches one of the same content; of several equal ones the first matches the first, and so on.
-  The tenant's rows match only its own, public rows match public ones and then its own.
+- A calculation or batch matches one of the same content; of several equal ones the first matches the first, and so
+  on. The tenant's rows match only its own, public rows match public ones and then its own.
 - An atom or batch item matches the row of the same content below the same parents.
 
 Events are left out: they tell what happened to other rows in another database.
@@ -118,7 +118,8 @@ def _refuse_other_owners(cursor: Cursor) -> None:
     owners = SQL(" UNION ").join(SQL("SELECT user_id FROM {}").format(staged(table)) for table in ADOPTABLE)
     cursor.execute(
         SQL(
-            "SELECT count(*) FILTER (WHERE user_id <> {public}), count(*) FILTER (WHERE user_id IS NULL) FROM ({}) AS o"
+            "SELECT count(*) FILTER (WHERE user_id <> {public}), count(*) FILTER (WHERE user_id IS NULL) "
+            "FROM ({}) AS owners"
         ).format(owners, public=_public())
     )
     tenants, unowned = cursor.fetchone() or (0, 0)
@@ -322,7 +323,7 @@ def _refuse_missing_parents(cursor: Cursor, table: str) -> None:
 def _moved(table: str) -> Composable:
     """Staged rows of ``table`` with their references moved to the new ids."""
     references = _references(table)
-    columns = [
+    columns: list[Composable] = [
         SQL("a_{}.new_id AS {}").format(SQL(column), Identifier(column))
         if column in references
         else Identifier("s", column)

@@ -1,7 +1,7 @@
 """COPY between Arrow and a table, inside a transaction that is open already.
 
-In goes the binary form, out comes CSV: ADBC reads Arrow faster but only what is committed, and a restore has to see its
-own rows before it commits.
+In goes the binary form, out comes CSV: ADBC reads Arrow faster but only what is committed, and a restore has to see
+its own rows before it commits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ _JSONB_VERSION: Final = b"\x01"
 _BIT_LENGTH: Final = struct.pack(">i", FINGERPRINT_BITS)
 
 
-def copy_in(cursor: Cursor, target: Composable, columns: Sequence[Column[Any]], tables: Iterable[pa.Table]) -> int:
+def copy_in(
+    cursor: Cursor,
+    target: Composable,
+    columns: Sequence[Column[Any]],
+    tables: Iterable[pa.Table],
+    *,
+    freeze: bool = False,
+) -> int:
     """Load Arrow tables by binary COPY.
 
     Parameters
@@ -58,6 +65,8 @@ def copy_in(cursor: Cursor, target: Composable, columns: Sequence[Column[Any]], 
         What the tables hold: their names and, for the binary form, the types that ``target`` has.
     tables
         All of the same schema, with these columns.
+    freeze
+        The table was truncated in this transaction: its rows need not be visited again by VACUUM.
 
     Returns
     -------
@@ -70,7 +79,8 @@ def copy_in(cursor: Cursor, target: Composable, columns: Sequence[Column[Any]], 
         The server refused them.
     """
     names = SQL(", ").join(Identifier(column.name) for column in columns)
-    statement = SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(target, names)
+    options = SQL("FORMAT binary, FREEZE" if freeze else "FORMAT binary")
+    statement = SQL("COPY {} ({}) FROM STDIN ({})").format(target, names, options)
     source = _Source(_encoded(columns, tables))
     try:
         cursor.copy_expert(statement, io.BufferedReader(source, _READ_BYTES), size=_READ_BYTES)
@@ -82,9 +92,7 @@ def copy_in(cursor: Cursor, target: Composable, columns: Sequence[Column[Any]], 
     return int(cursor.rowcount)
 
 
-def copy_out(
-    cursor: Cursor, query: Composable, schema: pa.Schema, take: Callable[[pa.Table], None]
-) -> None:
+def copy_out(cursor: Cursor, query: Composable, schema: pa.Schema, take: Callable[[pa.Table], None]) -> None:
     """Hand the rows of a query on as Arrow tables of some MB each.
 
     Parameters

@@ -128,7 +128,7 @@ def stage(connection: Connection, table: str, columns: Sequence[str], rows: Iter
         What the server reported.
     """
     cursor = cursor_of(connection)
-    every = TABLES[table].__table__.columns
+    every: Any = TABLES[table].__table__.columns
     n_rows = copy_in(cursor, staged(table), [every[name] for name in columns], rows)
     cursor.execute(SQL("ANALYZE {}").format(staged(table)))
     return n_rows
@@ -185,18 +185,14 @@ def insert_as_exported(connection: Connection, table: str) -> Counts:
         SQL(
             "INSERT INTO {stored} ({names}) SELECT {names} FROM {staged} AS s "
             "WHERE NOT EXISTS (SELECT FROM {stored} AS t WHERE {same_key})"
-        ).format(
-            stored=stored(table), names=names(_columns(table)), staged=staged(table), same_key=_same_key(table)
-        )
+        ).format(stored=stored(table), names=names(_columns(table)), staged=staged(table), same_key=_same_key(table))
     )
     inserted = cursor.rowcount
     cursor.execute(SQL("SELECT count(*) FROM {}").format(staged(table)))
     return Counts(inserted, fetch_one(cursor) - inserted)
 
 
-def read_restored(
-    connection: Connection, table: str, schema_: pa.Schema, take: Callable[[pa.Table], None]
-) -> None:
+def read_restored(connection: Connection, table: str, schema_: pa.Schema, take: Callable[[pa.Table], None]) -> None:
     """Read the stored rows that have the keys of the staged ones.
 
     Parameters
@@ -227,7 +223,8 @@ def read_staged(connection: Connection, table: str, schema_: pa.Schema, take: Ca
 
 def cursor_of(connection: Connection) -> Cursor:
     """The driver's cursor in the transaction of ``connection``."""
-    cursor: Cursor = connection.connection.cursor()
+    driver: Any = connection.connection
+    cursor: Cursor = driver.cursor()
     return cursor
 
 
@@ -248,9 +245,8 @@ def names(columns: Iterable[str], alias: str | None = None) -> Composable:
 
 def fetch_one(cursor: Cursor) -> Any:
     """The only value of the only row."""
-    row = cursor.fetchone()
-    assert row is not None
-    return row[0]
+    (value,) = cursor.fetchone() or (None,)
+    return value
 
 
 def _columns(table: str) -> list[str]:
@@ -258,7 +254,7 @@ def _columns(table: str) -> list[str]:
 
 
 def _readable(table: str, schema_: pa.Schema, alias: str) -> Composable:
-    every = TABLES[table].__table__.columns
+    every: Any = TABLES[table].__table__.columns
     return SQL(", ").join(readable(every[name], alias) for name in schema_.names)
 
 
@@ -289,7 +285,7 @@ def _refuse_other_content(cursor: Cursor, table: str) -> None:
     differing = cursor.fetchone()
     if differing is not None:
         raise Conflict(
-            f"{table}: row {differing[0]} is stored already with other content than the export's; nothing was loaded. "
-            "Restore into another database, or delete what stands in the way",
+            f"{table}: row {differing[0]} is stored already with other content than the export's; nothing was "
+            "loaded. Restore into another database, or delete what stands in the way",
             existing_id=differing[0],
         )

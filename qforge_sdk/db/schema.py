@@ -102,17 +102,20 @@ def require_current(connection: Connection) -> None:
     if found.found is None:
         raise SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
     if not found.is_current:
-        known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-        cure = (
-            "run: qforge db upgrade"
-            if found.found in known
-            else "upgrade the package: pip install -U qforge-sdk"
-        )
-        raise SchemaOutdated(
-            f"this database has schema revision {found.found}, this package needs {found.expected}; {cure}",
-            found=found.found,
-            expected=found.expected,
-        )
+        raise _outdated(found)
+
+
+def _outdated(found: SchemaStatus) -> SchemaOutdated:
+    cure = "run: qforge db upgrade" if _is_known(found.found) else "upgrade the package: pip install -U qforge-sdk"
+    return SchemaOutdated(
+        f"this database has schema revision {found.found}, this package needs {found.expected}; {cure}",
+        found=found.found,
+        expected=found.expected,
+    )
+
+
+def _is_known(revision: str | None) -> bool:
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def upgrade(engine: Engine) -> SchemaStatus:
@@ -132,6 +135,8 @@ def upgrade(engine: Engine) -> SchemaStatus:
     ------
     AccessDenied
         The role may not create tables or the role ``qforge_tenant``.
+    SchemaOutdated
+        The database has a revision of a newer package.
     DatabaseError
         The server reported another error; nothing was changed.
     """
@@ -139,6 +144,8 @@ def upgrade(engine: Engine) -> SchemaStatus:
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
         before = status(connection)
+        if before.found is not None and not _is_known(before.found):
+            raise _outdated(before)
         if not before.is_current:
             config = _config()
             config.attributes["connection"] = connection

@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, event
 
 from qforge_sdk.db.models import PUBLIC_USER_ID
-from qforge_sdk.errors import InvalidInput
+from qforge_sdk.errors import InvalidInput, ScopeNotHeld
 
 TENANT_ROLE: Final = "qforge_tenant"
 
@@ -57,6 +57,10 @@ class Scope:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
+            if getattr(connection.connection.dbapi_connection, "autocommit", False):
+                raise ScopeNotHeld(
+                    f"the tenant {self.user_id} would hold for no statement in autocommit; use a transaction"
+                )
             for statement in statements:
                 connection.exec_driver_sql(statement)
 

@@ -146,12 +146,13 @@ def changed_since(table: str, since: datetime, tables: Sequence[str]) -> ColumnE
         for key in TABLES[name].__table__.foreign_keys
         if key.column.table is model.__table__
     ]
-    changed = getattr(model, "updated_at", model.created_at) >= since
+    changed: ColumnElement[bool] = getattr(model, "updated_at", model.created_at) >= since
     if not needed:
         return changed
     # A union joins by hash and may spill; OR with IN would probe a subplan for each row once it outgrows work_mem.
     own: Select[Any] = select(model.id).where(changed)
-    return model.id.in_(union(own, *needed))
+    wanted: ColumnElement[bool] = model.id.in_(union(own, *needed))
+    return wanted
 
 
 def _pages(connection: Connection, tables: Sequence[str]) -> dict[str, int]:

@@ -42,6 +42,9 @@ _CLASSES: Final[dict[str, type[QForgeError]]] = {
     "23": InvalidInput,
 }
 
+# What has no SQLSTATE never reached the server, or lost it.
+_CONNECTION_ERRORS: Final = (psycopg2.OperationalError, psycopg2.InterfaceError, adbc.OperationalError)
+
 _HINTS: Final[dict[str, str]] = {
     "23502": "give that column a value",
     "23503": "no such parent row; create it first",
@@ -55,12 +58,14 @@ _HINTS: Final[dict[str, str]] = {
 
 _SERVED = re.compile(r"(?:ERROR|FATAL):  ([^\n]*)")
 # psycopg2 and libpq repeat what they were given; a connection string must not reach a message.
-_SECRETS = re.compile(r"(password\s*=\s*)(\S+)|(://[^:/@\s]*:)([^@\s]+)(@)", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&]+)|(://[^:/@\s]*:)\S+(@)", re.IGNORECASE
+)
 
 
 def redact(message: str) -> str:
     """Return ``message`` without the passwords of connection strings in it."""
-    return _SECRETS.sub(lambda m: f"{m[1]}***" if m[1] else f"{m[3]}***{m[5]}", message)
+    return _SECRETS.sub(lambda m: f"{m[1]}***" if m[1] else f"{m[2]}***{m[3]}", message)
 
 
 def translate(exc: BaseException) -> QForgeError | None:
@@ -87,7 +92,7 @@ def translate(exc: BaseException) -> QForgeError | None:
     text = _message_of(original, diagnosis)
     if sqlstate in _HINTS:
         text = f"{text}; {_HINTS[sqlstate]}"
-    if sqlstate is None and isinstance(original, (psycopg2.OperationalError, psycopg2.InterfaceError)):
+    if sqlstate is None and isinstance(original, _CONNECTION_ERRORS):
         return ConnectionFailed(text)
     kind = _EXACT.get(sqlstate or "") or _CLASSES.get((sqlstate or "")[:2], DatabaseError)
     if kind is Conflict:

@@ -5,10 +5,10 @@ Definition, all arithmetic on unsigned 64-bit integers modulo 2**64:
 - ``mix(z)`` is the finaliser of splitmix64: ``z ^= z >> 30; z *= 0xBF58476D1CE4E5B9; z ^= z >> 27;
   z *= 0x94D049BB133111EB; z ^= z >> 31``.
 - The seed of a column is the first 8 bytes, little-endian, of the SHA-256 of its name in UTF-8.
-- A value becomes a 64-bit word: an integer its two's complement, a boolean 0 or 1, a double its IEEE 754 bits (so -0.0
-  is not 0.0), a time its microseconds since 1970-01-01 UTC. Text (UTF-8) and bytes of length ``n`` are padded with zeros
-  to whole 8-byte little-endian words ``w[0], w[1], ...``; theirs is ``n + sum(mix(w[i] + (i + 1) * GOLDEN))`` with
-  ``GOLDEN = 0x9E3779B97F4A7C15``.
+- A value becomes a 64-bit word: an integer its two's complement, a boolean 0 or 1, a double its IEEE 754 bits (so
+  -0.0 is not 0.0), a time its microseconds since 1970-01-01 UTC. Text (UTF-8) and bytes of length ``n`` are padded
+  with zeros to whole 8-byte little-endian words ``w[0], w[1], ...``; theirs is
+  ``n + sum(mix(w[i] + (i + 1) * GOLDEN))`` with ``GOLDEN = 0x9E3779B97F4A7C15``.
 - A row is ``r = sum(mix(word + seed))`` over its columns; a null adds nothing, so a column added later and null in
   every row leaves the hash as it was.
 - The table is the 128-bit number whose high half is the sum over its rows of ``mix(r)`` and whose low half is that of

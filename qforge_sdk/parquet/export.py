@@ -176,7 +176,8 @@ def _table_names(tables: Sequence[str] | None) -> tuple[str, ...]:
         raise InvalidInput("tables: name at least one", field="tables", value=tables)
     for name in wanted:
         if name not in TABLES:
-            raise UnknownField(f"no table {name!r}{did_you_mean(str(name), list(TABLES))}", field="tables", value=name)
+            hint = did_you_mean(str(name), list(TABLES))
+            raise UnknownField(f"no table {name!r}{hint}", field="tables", value=name)
     return tuple(table for table in TABLES if table in wanted)
 
 
@@ -189,7 +190,8 @@ def _time(since: datetime | str | None) -> datetime | None:
         raise InvalidInput(_NO_TIME.format(since), field="since", value=since) from exc
     if pd.isna(stamp):
         raise InvalidInput(_NO_TIME.format(since), field="since", value=since)
-    known: datetime = (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).to_pydatetime(warn=False)
+    utc = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+    known: datetime = utc.to_pydatetime(warn=False)
     return known
 
 

@@ -112,8 +112,8 @@ def restore_tables(
     """Load an export, in one transaction.
 
     The service puts rows back as they were, ids, owners and times included; a row that is stored already and equal is
-    left alone, so restoring twice is harmless. A tenant's rows get new ids and its own user_id, references move along,
-    and what it sees already is not stored again (:mod:`qforge_sdk.db.adopt`); events are left out.
+    left alone, so restoring twice is harmless. A tenant's rows get new ids and its own user_id, references move
+    along, and what it sees already is not stored again (:mod:`qforge_sdk.db.adopt`); events are left out.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def _as_tenant(transfer: _Transfer) -> dict[str, Counts]:
 def _require_same(table: str, found: Content, entry: TableEntry) -> None:
     if (found.rows, found.digest) != (entry.rows, entry.content_hash):
         raise ExportMismatch(
-            f"{table}: the manifest says {entry.rows} rows with content hash {entry.content_hash}, the database holds "
-            f"{found.rows} with {found.digest}; nothing was loaded"
+            f"{table}: the manifest says {entry.rows} rows with content hash {entry.content_hash}, the database "
+            f"holds {found.rows} with {found.digest}; nothing was loaded"
         )
 
 

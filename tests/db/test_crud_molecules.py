@@ -46,14 +46,20 @@ def test_the_database_hashes_as_we_do(session: Session):
     assert molecule.identity_hash == crud.molecules.identity_hash(molecule.smiles)
 
 
-def test_a_formula_that_agrees_is_taken(session: Session):
-    assert crud.create_molecule(session, ethanol(formula="C2H6O")).formula == "C2H6O"
+@pytest.mark.parametrize(
+    ("smiles", "formula"),
+    [("OCC", "C2H6O"), ("OCC", "CH3CH2OH"), ("N", "NH3"), ("Cl", " HCl "), ("[NH4+]", "NH4+"), ("[NH4+]", "NH4")],
+)
+def test_a_formula_that_agrees_is_taken_in_any_order(session: Session, smiles: str, formula: str):
+    molecule = crud.create_molecule(session, MoleculeCreate(smiles=smiles, formula=formula))
+    assert molecule.input_smiles == smiles
 
 
-def test_a_formula_that_disagrees_is_refused(session: Session):
+@pytest.mark.parametrize("formula", ["C2H6", "C2H5O", "CxHy", "c2h6o", "", "?", "C2H6O)"])
+def test_a_formula_that_disagrees_is_refused(session: Session, formula: str):
     with pytest.raises(InvalidInput, match="C2H6O") as caught:
-        crud.create_molecule(session, ethanol(formula="CxHy"))
-    assert (caught.value.field, caught.value.value, caught.value.code) == ("formula", "CxHy", "formula_mismatch")
+        crud.create_molecule(session, ethanol(formula=formula))
+    assert (caught.value.field, caught.value.value, caught.value.code) == ("formula", formula, "formula_mismatch")
 
 
 def test_text_that_is_no_smiles_is_refused(session: Session):

@@ -1,0 +1,255 @@
+"""Values of one column: taken to the table's type, or refused row by row. No row is refused for another's fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+Fault: TypeAlias = tuple[BoolArray, str, str]
+Checked: TypeAlias = tuple[pa.Array, list[Fault]]
+
+_MISSING_WORDS: Final = frozenset({"", "na", "nan", "n/a", "null", "none", "<na>"})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one column is read.
+
+    Parameters
+    ----------
+    check
+        From an Arrow array to one of the table's type and the faults found: mask, code, reason.
+    required
+        Whether a null is a fault.
+    default
+        What a null becomes.
+    """
+
+    check: Callable[[pa.Array], Checked]
+    required: bool = False
+    default: Any = None
+
+
+def apply(rule: Rule, column: pa.Array) -> Checked:
+    """Check one column.
+
+    Parameters
+    ----------
+    rule
+        How.
+    column
+        As it came.
+
+    Returns
+    -------
+    tuple
+        The column in the table's type, nulls where there was a fault, and the faults.
+    """
+    array, faults = rule.check(_plain(column))
+    if rule.required:
+        refused = np.logical_or.reduce([mask for mask, _, _ in faults]) if faults else np.zeros(len(array), bool)
+        absent = _mask(pc.is_null(array)) & ~refused
+        if absent.any():
+            faults.append((absent, "missing", "a value is needed here"))
+    if rule.default is not None:
+        array = pc.fill_null(array, pa.scalar(rule.default, array.type))
+    return array, faults
+
+
+def number(*, least: float | None = None, unit: str | None = None) -> Callable[[pa.Array], Checked]:
+    """A finite float64; text is parsed."""
+    wanted = f"a number ({unit})" if unit else "a number"
+
+    def check(column: pa.Array) -> Checked:
+        array, wrong = _floats(column)
+        faults = _faults(wrong, "wrong_type", f"this is not {wanted}")
+        infinite = _mask(pc.invert(pc.is_finite(array)))
+        faults += _faults(infinite, "not_finite", "NaN and infinity are not stored; leave the value out")
+        if least is not None:
+            low = _mask(pc.less(array, least)) & ~infinite
+            faults += _faults(low, "too_small", f"the least value is {least:g}")
+        return _without(array, faults), faults
+
+    return check
+
+
+def integer(*, least: int, most: int, type_: pa.DataType | None = None) -> Callable[[pa.Array], Checked]:
+    """A whole number in a range; floats without a fraction and text are taken."""
+    target = type_ or pa.int64()
+
+    def check(column: pa.Array) -> Checked:
+        if pa.types.is_integer(column.type) and column.type != pa.uint64():
+            array, wrong = pc.cast(column, pa.int64()), np.zeros(len(column), bool)
+        else:
+            floats, wrong = _floats(column)
+            fraction = _mask(pc.not_equal(floats, pc.round(floats))) | _mask(pc.invert(pc.is_finite(floats)))
+            fraction |= _mask(pc.greater(pc.abs(floats), 2.0**53))
+            wrong = wrong | fraction
+            array = pc.cast(_blank(floats, fraction), pa.int64(), safe=False)
+        faults = _faults(wrong, "wrong_type", "this is not a whole number")
+        outside = _mask(pc.or_(pc.less(array, least), pc.greater(array, most)))
+        faults += _faults(outside, "out_of_range", f"it must lie between {least:,} and {most:,}")
+        return pc.cast(_without(array, faults), target), faults
+
+    return check
+
+
+def text(*, longest: int | None = None, exactly: int | None = None) -> Callable[[pa.Array], Checked]:
+    """Text without NUL, of a limited length; whole numbers are written out, empty text is null."""
+
+    def check(column: pa.Array) -> Checked:
+        array, faults = _strings(column)
+        array = _blank(array, _mask(pc.equal(array, "")))
+        faults += _faults(_mask(pc.match_substring(array, "\x00")), "control_character", "it holds a NUL character")
+        if longest is not None and len(array):
+            long = _mask(pc.greater(pc.utf8_length(array), longest))
+            faults += _faults(long, "too_long", f"at most {longest} characters are stored")
+        if exactly is not None:
+            other = _mask(pc.not_equal(pc.utf8_length(array), exactly))
+            faults += _faults(other, "wrong_length", f"it has {exactly} characters, as a sha256 in hexadecimal does")
+        return _without(array, faults), faults
+
+    return check
+
+
+def word(known: tuple[str, ...]) -> Callable[[pa.Array], Checked]:
+    """One of some words."""
+
+    def check(column: pa.Array) -> Checked:
+        array, faults = _strings(column)
+        array = _blank(array, _mask(pc.equal(array, "")))
+        unknown = _mask(pc.invert(pc.is_in(array, pa.array(known)))) & ~_mask(pc.is_null(array))
+        faults += _faults(unknown, "unknown_word", f"known words: {', '.join(known)}")
+        return _without(array, faults), faults
+
+    return check
+
+
+def flag(column: pa.Array) -> Checked:
+    """True or false, also as 0 and 1 and as words."""
+    if pa.types.is_boolean(column.type):
+        return column, []
+    words, faults = _strings(column)
+    words = pc.utf8_lower(words)
+    yes = pc.is_in(words, pa.array(["true", "t", "1", "yes", "1.0"]))
+    no = pc.is_in(words, pa.array(["false", "f", "0", "no", "0.0"]))
+    blank = pc.or_(pc.is_null(words), pc.equal(words, "").fill_null(True))
+    wrong = _mask(pc.invert(pc.or_(pc.or_(yes, no), blank)))
+    faults = [*faults, *_faults(wrong, "wrong_type", "this is neither true nor false")]
+    return pc.if_else(pc.or_(yes, no), yes, pa.scalar(None, pa.bool_())), faults
+
+
+def json_object(column: pa.Array) -> Checked:
+    """JSON objects, as text, dicts or structs."""
+    if pa.types.is_null(column.type):
+        return pc.cast(column, pa.string()), []
+    found: list[str | None] = []
+    wrong = np.zeros(len(column), bool)
+    for place, value in enumerate(column.to_pylist()):
+        try:
+            found.append(_json_text(value))
+        except (TypeError, ValueError):
+            found.append(None)
+            wrong[place] = True
+    return pa.array(found, pa.string()), _faults(wrong, "not_json", "this is no JSON object that PostgreSQL stores")
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    parsed = json.loads(value, parse_constant=_no_constant) if isinstance(value, str) else value
+    if not isinstance(parsed, dict):
+        raise TypeError(value)
+    written = json.dumps(parsed, allow_nan=False, ensure_ascii=False)
+    # PostgreSQL stores neither NUL nor half of a surrogate pair.
+    written.encode()
+    if "\\u0000" in written:
+        raise ValueError(value)
+    return written
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """Dictionaries and extension types as what they stand for."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column
+
+
+def _floats(column: pa.Array) -> tuple[pa.Array, BoolArray]:
+    """Float64 values and where there were none."""
+    kind = column.type
+    nothing = np.zeros(len(column), bool)
+    if pa.types.is_null(kind):
+        return pc.cast(column, pa.float64()), nothing
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+        return pc.cast(column, pa.float64(), safe=False), nothing
+    if not _is_text(kind):
+        return pa.nulls(len(column), pa.float64()), _mask(pc.is_valid(column))
+    try:
+        return pc.cast(column, pa.float64()), nothing
+    except pa.ArrowInvalid:
+        parsed = [_parse(value) for value in column.to_pylist()]
+        wrong = np.array([value is False for value in parsed], bool)
+        return pa.array([None if value is False else value for value in parsed], pa.float64()), wrong
+
+
+def _parse(value: str | None) -> float | None | bool:
+    """The number that a text says, None when it says nothing, False when it says something else."""
+    if value is None or value.strip().lower() in _MISSING_WORDS:
+        return None
+    try:
+        parsed = float(value)
+    except ValueError:
+        return False
+    # "1_000" is a number to Python and to nobody else.
+    return False if "_" in value else parsed
+
+
+def _strings(column: pa.Array) -> tuple[pa.Array, list[Fault]]:
+    kind = column.type
+    if pa.types.is_string(kind):
+        return column, []
+    if pa.types.is_null(kind) or _is_text(kind) or pa.types.is_integer(kind):
+        return pc.cast(column, pa.string()), []
+    return pa.nulls(len(column), pa.string()), _faults(_mask(pc.is_valid(column)), "wrong_type", "this is not text")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _faults(mask: BoolArray, code: str, reason: str) -> list[Fault]:
+    return [(mask, code, reason)] if mask.any() else []
+
+
+def _mask(values: Any) -> BoolArray:
+    return np.asarray(pc.fill_null(values, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _blank(array: pa.Array, mask: BoolArray) -> pa.Array:
+    """The array with nulls where the mask is true."""
+    if not mask.any():
+        return array
+    return pc.if_else(pa.array(~mask), array, pa.scalar(None, array.type))
+
+
+def _without(array: pa.Array, faults: list[Fault]) -> pa.Array:
+    for mask, _, _ in faults:
+        array = _blank(array, mask)
+    return array

@@ -1,0 +1,112 @@
+"""What a bulk call says of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from qforge_sdk.errors import RowsRejected
+
+REJECTED_COLUMNS: Final = ("row", "column", "value", "code", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """An account of every row of a bulk load: ``n_rows == n_inserted + n_existing + n_rejected``.
+
+    Parameters
+    ----------
+    entity
+        Table that was loaded.
+    n_rows
+        Rows of the input.
+    n_inserted
+        Rows that are new in the table.
+    n_existing
+        Rows that were there already, or stand in the input for a second time; those that were updated included.
+    n_rejected
+        Rows that were refused. With ``on_error="raise"`` that is all of them, since nothing is loaded then.
+    ids
+        Int64 key of each row on the input's index, null where it was refused; empty for tables without a key.
+    seconds
+        Wall time, s.
+    n_updated
+        Those of ``n_existing`` that ``on_conflict="update"`` changed.
+    n_molecules_created
+        Molecules that a load of calculations registered on the way.
+    rejected_path
+        Parquet file with the refused rows, when there are too many to hold.
+    """
+
+    entity: str
+    n_rows: int
+    n_inserted: int
+    n_existing: int
+    n_rejected: int
+    ids: pd.Series[int]
+    seconds: float
+    n_updated: int = 0
+    n_molecules_created: int = 0
+    rejected_path: Path | None = None
+    _rejected: pd.DataFrame | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.n_rows != self.n_inserted + self.n_existing + self.n_rejected:
+            raise AssertionError(f"rows are not accounted for: {self!r}")
+
+    @property
+    def rejected(self) -> pd.DataFrame:
+        """Refused rows: row (0-based in the input), column, value as text, code, reason."""
+        if self._rejected is not None:
+            return self._rejected
+        if self.rejected_path is not None:
+            return pd.read_parquet(self.rejected_path)
+        return pd.DataFrame(
+            {"row": pd.Series(dtype="int64")} | {name: pd.Series(dtype="str") for name in REJECTED_COLUMNS[1:]}
+        )
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows of the input by wall time."""
+        return self.n_rows / self.seconds if self.seconds > 0 else 0.0
+
+    def raise_for_rejected(self) -> None:
+        """Raise when a row was refused; what was loaded stays loaded.
+
+        Raises
+        ------
+        RowsRejected
+            With this report.
+        """
+        if self.n_rejected:
+            raise RowsRejected(self.complaint(), report=self)
+
+    def complaint(self) -> str:
+        """One sentence about the refused rows and the first of them."""
+        faults = self.rejected
+        text = f"{self.entity}: {len(faults):,} of {self.n_rows:,} rows refused"
+        if len(faults):
+            first = faults.iloc[0]
+            text += f"; row {first['row']}, {first['column']}: {first['reason']} ({first['code']})"
+        return f"{text}; see report.rejected"
+
+    def __repr__(self) -> str:
+        return (
+            f"LoadReport({self.entity}: {self.n_rows:,} rows = {self.n_inserted:,} inserted + {self.n_existing:,} existing "
+            f"+ {self.n_rejected:,} rejected, {self.seconds:.2f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "rows": self.n_rows,
+            "inserted": self.n_inserted,
+            "existing": self.n_existing,
+            "rejected": self.n_rejected,
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{value:,}</td></tr>" for name, value in facts.items())
+        faults = self.rejected.head(10).to_html(escape=True, index=False) if self.n_rejected else ""
+        return f"<table><caption>{escape(self.entity)}: {self.seconds:.2f} s</caption>{cells}</table>{faults}"
