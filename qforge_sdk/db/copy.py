@@ -21,7 +21,7 @@ import pyarrow.csv
 from pgpq import ArrowToPostgresBinaryEncoder
 from psycopg2.extensions import cursor as Cursor  # noqa: N812 (psycopg2 names its class in lower case)
 from psycopg2.sql import SQL, Composable, Identifier
-from sqlalchemy import BigInteger, Boolean, Column, DateTime, Double, Integer, SmallInteger
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Double, Integer, LargeBinary, SmallInteger
 from sqlalchemy.dialects.postgresql import BIT, JSONB, UUID
 from sqlalchemy.types import TypeEngine
 
@@ -39,6 +39,7 @@ _WIRE_TYPES: Final[tuple[tuple[type[TypeEngine[Any]], pa.DataType], ...]] = (
     (UUID, pa.binary()),
     (JSONB, pa.binary()),
     (BIT, pa.binary()),
+    (LargeBinary, pa.binary()),
 )
 # Version 1 of jsonb's binary form is its text after this byte; bit's begins with the number of bits.
 _JSONB_VERSION: Final = b"\x01"

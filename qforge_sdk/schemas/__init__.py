@@ -1,4 +1,4 @@
-"""Pydantic records of the tables."""
+"""Records of the tables, and the report of a bulk load."""
 
 from qforge_sdk.schemas.records import (
     AtomicPropertyCreate,
@@ -34,6 +34,7 @@ from qforge_sdk.schemas.records import (
     MoleculeUpdate,
     Record,
 )
+from qforge_sdk.schemas.reports import LoadReport
 
 __all__ = [
     "AtomicPropertyCreate",
@@ -63,6 +64,7 @@ __all__ = [
     "EventStatus",
     "HealthCheckResponse",
     "ItemStatus",
+    "LoadReport",
     "MoleculeCreate",
     "MoleculeDetail",
     "MoleculeResponse",

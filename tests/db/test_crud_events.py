@@ -45,6 +45,11 @@ def test_an_event_that_cannot_be_taken_is_refused_by_field(session: Session, val
     assert caught.value.field == field
 
 
+def test_a_key_that_no_column_holds_is_refused(session: Session):
+    with pytest.raises(InvalidInput, match="out of range"):
+        crud.log_event(session, "error", "system", 10**30)
+
+
 def test_a_wrong_word_is_answered_with_the_nearest(session: Session):
     with pytest.raises(InvalidInput, match="did you mean 'molecules'"):
         crud.get_event_logs(session, "molecule")

@@ -58,7 +58,9 @@ def without_indexes(cursor: Cursor, table: str, *, rows: int) -> Iterator[bool]:
     if rows < WORTH_ROWS or not _taken_empty(cursor, table):
         yield False
         return
-    cursor.execute("SET LOCAL search_path = pg_catalog")
+    # With an empty path every name in the definitions is qualified.
+    cursor.execute("SELECT current_setting('search_path'), set_config('search_path', 'pg_catalog', true)")
+    search_path = (cursor.fetchone() or ("",))[0]
     cursor.execute(_PARTS, {"table": table})
     parts = [_Part(*row) for row in cursor.fetchall()]
     for part in sorted(parts, key=lambda part: not part.is_foreign):
@@ -69,6 +71,7 @@ def without_indexes(cursor: Cursor, table: str, *, rows: int) -> Iterator[bool]:
     for part in sorted(parts, key=lambda part: part.is_foreign):
         cursor.execute(part.make)
     cursor.execute(f"ANALYZE {table}")
+    cursor.execute("SELECT set_config('search_path', %s, true)", (search_path,))
 
 
 def _taken_empty(cursor: Cursor, table: str) -> bool:
