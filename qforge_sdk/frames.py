@@ -133,7 +133,8 @@ def to_frame(table: pa.Table, kinds: Mapping[str, str], *, units: Mapping[str, s
         if kind == "int64":
             frame[name] = frame[name].astype("int64")
         elif kind == "json":
-            frame[name] = [json.loads(text) if text is not None else None for text in table[name].to_pylist()]
+            parsed = [None if text is None else json.loads(text) for text in table[name].to_pylist()]
+            frame[name] = pd.Series(parsed, index=frame.index, dtype="object")
         elif kind in {"str", "float64"} and frame[name].dtype == object:
             frame[name] = frame[name].astype(PANDAS_TYPES[kind])
         if name in factors:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.chem.geometry import atomic_number, element_symbol
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.models import AtomicProperty, Calculation
 from qforge_sdk.errors import InvalidInput
@@ -21,7 +22,7 @@ class Atoms(Accessor):
     _table = ATOMS
     _record = AtomicPropertyResponse
 
-    def create(self, calculation_id: int, atoms: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    def create(self, calculation_id: int, atoms: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         """Store the atoms of one calculation.
 
         Parameters
@@ -46,8 +47,9 @@ class Atoms(Accessor):
         InvalidInput
             A value that the column cannot hold.
         """
+        completed = [_completed(index, atom) for index, atom in enumerate(atoms)]
         with self._context.session() as session:
-            crud.create_atomic_properties(session, calculation_id, list(atoms), user_id=self._context.tenant)
+            crud.create_atomic_properties(session, calculation_id, completed, user_id=self._context.tenant)
         return self.for_calculation(calculation_id)
 
     def for_calculation(self, calculation_id: int, **options: Any) -> pd.DataFrame:
@@ -129,3 +131,13 @@ class Atoms(Accessor):
             removed = len(calculation.atomic_properties)
             calculation.atomic_properties.clear()
             return removed
+
+
+def _completed(index: int, atom: Mapping[str, Any]) -> dict[str, Any]:
+    """An atom with its index, element and atomic number, as far as one says the other."""
+    values = {"atom_index": index} | dict(atom)
+    if "atomic_number" not in values and isinstance(values.get("element"), str):
+        values["atomic_number"] = atomic_number(values["element"])
+    elif "element" not in values and isinstance(values.get("atomic_number"), int):
+        values["element"] = element_symbol(values["atomic_number"])
+    return values

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from qforge_sdk.accessors.base import Accessor
 from qforge_sdk.db import bulk, crud
+from qforge_sdk.db.crud.rows import as_record
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
 from qforge_sdk.errors import DuplicateBatch, InvalidInput
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
@@ -69,7 +70,9 @@ class Batches(Accessor):
             ``molecules`` has neither keys nor SMILES.
         """
         owner = self._context.owner(shared=shared)
-        record = BatchJobCreate(batch_name=name, description=description, parameters=parameters or {})
+        record = as_record(
+            BatchJobCreate, {"batch_name": name, "description": description, "parameters": parameters or {}}
+        )
         with self._context.session() as session:
             # The name is unique by this lock, not by an index: old databases hold repeated names.
             session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}/{name}", 0))))

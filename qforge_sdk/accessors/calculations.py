@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from qforge_sdk.accessors.base import Accessor, not_found
 from qforge_sdk.chem import Geometry, geometry_to_ase, write_sdf
 from qforge_sdk.db import bulk, crud
-from qforge_sdk.db.models import Calculation
+from qforge_sdk.db.crud.rows import as_record
+from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
 from qforge_sdk.errors import Conflict, DuplicateMolecule, InvalidInput, NotFound
 from qforge_sdk.fields import ATOMS, CALCULATIONS
-from qforge_sdk.query import Query
+from qforge_sdk.query import Query, smiles_hash
 from qforge_sdk.schemas import (
     CalculationCreate,
     CalculationResponse,
@@ -92,14 +93,22 @@ class Calculations(Accessor):
                         constraint="calculations_source",
                     )
             key = molecule_id if smiles is None else self._molecule(session, smiles, owner)
-            record = CalculationCreate(molecule_id=key, **values)
+            record = as_record(CalculationCreate, {"molecule_id": key} | values)
             return CalculationResponse.model_validate(crud.create_calculation(session, record, user_id=owner))
 
     def _molecule(self, session: Any, smiles: str, owner: Any) -> int:
         """Key of the molecule, stored on the way if nobody has it."""
-        found = crud.get_molecule_by_smiles(session, smiles)
+        found = session.scalar(
+            select(Molecule.id)
+            .where(
+                Molecule.identity_hash == smiles_hash(smiles),
+                or_(Molecule.user_id.is_not_distinct_from(owner), Molecule.user_id == PUBLIC_USER_ID),
+            )
+            .order_by(Molecule.user_id == PUBLIC_USER_ID)
+            .limit(1)
+        )
         if found is not None:
-            return int(found.id)
+            return int(found)
         try:
             return int(crud.create_molecule(session, MoleculeCreate(smiles=smiles), user_id=owner).id)
         except DuplicateMolecule as exc:  # somebody was faster
@@ -108,23 +117,23 @@ class Calculations(Accessor):
             return exc.existing_id
 
     def update(self, id: int, **changes: Any) -> CalculationResponse:  # noqa: A002
-        """Change columns of a calculation.
+        """Change what may change of a calculation: its numbers stay as they were computed.
 
         Parameters
         ----------
         id
             Its key.
         **changes
-            Column name to new value.
+            ``convergence_status``, ``output_json_path``, ``metadata``.
 
         Raises
         ------
         NotFound
             No such calculation, or it is not yours to change.
         InvalidInput
-            A value that the column cannot hold.
+            Another column, or a value that it cannot hold.
         """
-        record = CalculationUpdate(**changes)
+        record = as_record(CalculationUpdate, changes)
         with self._context.session() as session:
             row = self._own_row(session, id)
             for name in record.model_fields_set:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from qforge_sdk.accessors.base import Accessor, not_found
 from qforge_sdk.db import bulk, crud
+from qforge_sdk.db.crud.rows import as_record
 from qforge_sdk.db.models import Molecule
 from qforge_sdk.errors import DuplicateMolecule
 from qforge_sdk.fields import MOLECULES
@@ -63,7 +64,9 @@ class Molecules(Accessor):
             It is stored already, maybe in another spelling.
         """
         owner = self._context.owner(shared=shared)
-        record = MoleculeCreate(smiles=smiles, name=name, formula=formula, metadata=metadata or {})
+        record = as_record(
+            MoleculeCreate, {"smiles": smiles, "name": name, "formula": formula, "metadata": metadata or {}}
+        )
         with self._context.session() as session:
             try:
                 row = crud.create_molecule(session, record, user_id=owner)
@@ -103,12 +106,13 @@ class Molecules(Accessor):
         ------
         NotFound
             No such molecule, or it is not yours to change.
+        InvalidInput
+            Another column, or a value that it cannot hold.
         """
+        record = as_record(MoleculeUpdate, changes)
         with self._context.session() as session:
             self._own_row(session, id)
-            return MoleculeResponse.model_validate(
-                crud.update_molecule(session, id, MoleculeUpdate(**changes))
-            )
+            return MoleculeResponse.model_validate(crud.update_molecule(session, id, record))
 
     def bulk_load(
         self,

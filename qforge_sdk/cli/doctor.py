@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from qforge_sdk.cli import DataDirOption, UrlOption, UserOption, app, console, opened
 from qforge_sdk.client import Client
 from qforge_sdk.db import crud
-from qforge_sdk.db.models import TABLES
+from qforge_sdk.db.models import TABLES, Calculation
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import QForgeError
-from qforge_sdk.schemas import CalculationCreate, MoleculeCreate, BatchJobCreate
+from qforge_sdk.schemas import BatchItemCreate, BatchJobCreate, CalculationCreate, MoleculeCreate
 
 _BENCHMARK_ROWS: Final = 2_000
 
@@ -120,7 +120,7 @@ def _calculations(client: Client) -> str:
     return ""
 
 
-def _calculation(session: Session, client: Client) -> crud.Calculation:
+def _calculation(session: Session, client: Client) -> Calculation:
     molecule = crud.create_molecule(session, MoleculeCreate(smiles="CC(O)CCCBr"), user_id=client.user_id)
     # No molecule has these numbers, so nothing else is found by them.
     record = CalculationCreate(molecule_id=molecule.id, energy=-1e6, gap=1e6, execution_time_seconds=0.0)
@@ -132,7 +132,9 @@ def _batches(client: Client) -> str:
     with _rolled_back(client) as session:
         row = _calculation(session, client)
         batch = crud.create_batch_job(session, BatchJobCreate(batch_name="doctor"), user_id=client.user_id)
-        item = crud.create_batch_item(session, batch.id, row.molecule_id, user_id=client.user_id)
+        item = crud.create_batch_item(
+            session, BatchItemCreate(batch_id=batch.id, molecule_id=row.molecule_id), user_id=client.user_id
+        )
         crud.update_batch_item_status(session, item.id, "completed", calculation_id=row.id)
         done = crud.get_batch_items(session, batch.id, status="completed")
         _require([one.id for one in done] == [item.id], "the completed item was not found")

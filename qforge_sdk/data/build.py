@@ -52,6 +52,7 @@ SEED: Final = 42
 MAX_HEAVY_ATOMS: Final = 45
 
 _FORCE_FIELD_STEPS: Final = 5000
+_STRETCHED_ANGSTROM: Final = 0.15
 _AXES: Final = ("x", "y", "z")
 _log = logging.getLogger("qforge_sdk.data.build")
 
@@ -199,7 +200,8 @@ def embed(molecule: Any) -> Geometry:
     Returns
     -------
     Geometry
-        ETKDGv3 and then MMFF94, or UFF where MMFF94 has no parameters, or no force field where UFF has none either.
+        ETKDGv3 and then MMFF94, or UFF where MMFF94 has no parameters, or no force field where UFF has none
+        either.
 
     Raises
     ------
@@ -568,13 +570,29 @@ def _atom_counts(formula: str) -> Counter[str]:
 
 
 def _relax(molecule: Any) -> str:
-    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule) and _mmff_knows_bonds(molecule):
         rdForceFieldHelpers.MMFFOptimizeMolecule(molecule, maxIters=_FORCE_FIELD_STEPS)
         return "MMFF94"
     if rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
         rdForceFieldHelpers.UFFOptimizeMolecule(molecule, maxIters=_FORCE_FIELD_STEPS)
         return "UFF"
     return "no force field"
+
+
+def _mmff_knows_bonds(molecule: Any) -> bool:
+    return not any(map(_is_stretched_by_mmff, molecule.GetBonds()))
+
+
+def _is_stretched_by_mmff(bond: Any) -> bool:
+    # Without a bond of its own, MMFF94 as RDKit has it takes single-bond radii: 1.46 A in N2, 1.41 A in CO2.
+    # P=S is the one where MMFF94 (1.95 A) is right and UFF (1.73 A) is not.
+    atoms = bond.GetBeginAtom(), bond.GetEndAtom()
+    if "P" in {atom.GetSymbol() for atom in atoms}:
+        return False
+    molecule, (first, second) = bond.GetOwningMol(), (atom.GetIdx() for atom in atoms)
+    mmff = rdForceFieldHelpers.MMFFGetMoleculeProperties(molecule).GetMMFFBondStretchParams(molecule, first, second)
+    uff = rdForceFieldHelpers.GetUFFBondStretchParams(molecule, first, second)
+    return bool(mmff and uff and mmff[2] - uff[1] > _STRETCHED_ANGSTROM)
 
 
 def _calculator(geometry: Geometry, total_charge: int, unpaired_electrons: int) -> Any:

@@ -41,7 +41,7 @@ from qforge_sdk.parquet.progress import progress_bar
 from qforge_sdk.quantities import did_you_mean
 
 ROW_GROUP_ROWS: Final = 131_072
-ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
+ROW_GROUP_BYTES: Final = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

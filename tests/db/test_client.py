@@ -154,7 +154,7 @@ def test_absent_and_foreign_rows_raise_the_same_not_found(tenant_client: TenantC
     alice = tenant_client(ALICE)
     messages = set()
     for key in (foreign.id, 10**12):
-        for call in (alice.calculations.get, alice.calculations.delete, lambda k: alice.calculations.update(k, gap=1.0)):
+        for call in (alice.calculations.get, alice.calculations.delete, lambda k: alice.calculations.update(k, metadata={})):
             with pytest.raises(qf.NotFound) as caught:
                 call(key)
             messages.add(str(caught.value).replace(str(key), "KEY"))

@@ -243,7 +243,7 @@ def test_polars_and_duckdb_take_a_query_as_it_is(filled: Client):
     query = filled.calculations.where(gap=(1, None))
     assert pl.DataFrame(query)["gap"].sum() == pytest.approx(9.1 + 8.7 + 4.6 + 14.5)
     reader = pa.RecordBatchReader.from_stream(query)
-    assert duckdb.from_arrow(reader).aggregate("count(*)").fetchone() == (4,)
+    assert duckdb.from_arrow(reader).aggregate("count(*)").fetchall() == [(4,)]
 
 
 def test_parquet_carries_units_and_schema_revision(filled: Client, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -220,4 +221,6 @@ def _spooled(batches: Iterable[Any], names: list[str] | None = None) -> Source:
             with pa.ipc.open_stream(file) as reader:
                 yield reader.read_all().select(columns)
 
-    return Source(names or [], n_rows, None, read)
+    source = Source(names or [], n_rows, None, read)
+    weakref.finalize(source, file.close)
+    return source

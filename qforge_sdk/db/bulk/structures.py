@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import uuid
+import weakref
 from collections.abc import Iterator
 from typing import Final
 
@@ -44,6 +45,7 @@ class Structures:
         self._owner = owner
         self._places: dict[str, int] = {}
         self._file = tempfile.TemporaryFile(prefix="qforge-structures-")  # noqa: SIM115 - lives as long as this
+        weakref.finalize(self, self._file.close)
         self._offsets: list[int] = []
         self.first_rows: list[int] = []
         self.faults: dict[int, tuple[str, str]] = {}
