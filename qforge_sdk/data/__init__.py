@@ -1,7 +1,8 @@
 """Sample data: about three thousand molecules with GFN2-xTB single points, shipped as Parquet.
 
 The geometries are RDKit conformers (ETKDGv3, then MMFF94 or UFF), not minima of GFN2-xTB; the energies are gas-phase
-single points of tblite. :mod:`qforge_sdk.data.build` makes the files again.
+single points of tblite. The dipole moment of an ion depends on the origin, which is that of the stored positions.
+:mod:`qforge_sdk.data.build` makes the files again.
 """
 
 from __future__ import annotations

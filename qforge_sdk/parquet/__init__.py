@@ -8,9 +8,9 @@ An export is a folder::
     ...
 
 Each table's folder is a data set for pandas, Polars, DuckDB, dask and Spark: all its files have one schema, with
-units in the fields' metadata, and a table without rows has a file without rows. The manifest names every file with its
-SHA-256 and number of rows, and for every table a hash of its content (:mod:`qforge_sdk.parquet.content`), by which a
-restore is verified.
+units in the fields' metadata, and a table without rows has a file without rows. The manifest names every file with
+its SHA-256 and number of rows, and for every table a hash of its content (:mod:`qforge_sdk.parquet.content`), by
+which a restore is verified.
 """
 
 from qforge_sdk.parquet.export import ExportReport, export_tables

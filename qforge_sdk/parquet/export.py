@@ -8,9 +8,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +41,10 @@ from qforge_sdk.parquet.progress import progress_bar
 from qforge_sdk.quantities import did_you_mean
 
 ROW_GROUP_ROWS: Final = 131_072
-ROW_GROUP_BYTES: Final = 32 * 1024 * 1024
+# Of all writers together: with these two an export of any size stays below 450 MB.
+ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
+MOST_WRITERS: Final = 4
+_BATCH_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class _Selection:
     since: datetime | None
 
     def statement(self, part: _Part) -> Select[Any]:
-        statement = select(*(field.selected() for field in table_fields(part.table)))
+        statement = select(*(column.selected() for column in table_fields(part.table)))
         if self.since is not None:
             statement = statement.where(changed_since(part.table, self.since, self.tables))
         return statement if part.pages is None else statement.where(part.pages)
@@ -158,8 +161,8 @@ def export_tables(
             exported_snapshot(reader.engine, reader.scope, selection.tables) as snapshot,
             progress_bar(progress, "export") as bar,
         ):
-            parts = _parts(snapshot, partitions)
-            written = _write_all(parts, partitions, _writer(reader, snapshot, selection, hidden, bar.update))
+            job = _Job(reader, snapshot, selection, hidden, bar.update, writers=_writers(partitions))
+            written = job.run(_parts(snapshot, partitions))
         manifest = _manifest(snapshot, selection, written)
         (hidden / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
     return ExportReport(
@@ -231,60 +234,64 @@ def _parts(snapshot: Snapshot, partitions: int) -> list[_Part]:
     return parts
 
 
-def _write_all(
-    parts: list[_Part], partitions: int, write: Callable[[_Part, threading.Event], _Written]
-) -> list[_Written]:
-    stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=min(partitions, os.cpu_count() or 1)) as pool:
-        running = [pool.submit(write, part, stop) for part in parts]
-        try:
-            return [future.result() for future in as_completed(running)]
-        except BaseException:
-            _cancel(running, stop)
-            raise
+def _writers(partitions: int) -> int:
+    return min(partitions, os.cpu_count() or 1, MOST_WRITERS)
 
 
-def _cancel(running: Iterable[Future[_Written]], stop: threading.Event) -> None:
-    stop.set()
-    for future in running:
-        future.cancel()
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """All files of one export."""
 
+    reader: ArrowReader
+    snapshot: Snapshot
+    selection: _Selection
+    folder: Path
+    advance: Callable[[int], object]
+    writers: int
+    stop: threading.Event = field(default_factory=threading.Event)
 
-def _writer(
-    reader: ArrowReader, snapshot: Snapshot, selection: _Selection, folder: Path, advance: Callable[[int], object]
-) -> Callable[[_Part, threading.Event], _Written]:
-    """Function that writes one part; it leaves off between two row groups when it is told to stop."""
-    for table in selection.tables:
-        (folder / table).mkdir()
+    def run(self, parts: Sequence[_Part]) -> list[_Written]:
+        for table in self.selection.tables:
+            (self.folder / table).mkdir()
+        with ThreadPoolExecutor(max_workers=self.writers) as pool:
+            running = [pool.submit(self.write, part) for part in parts]
+            try:
+                return [future.result() for future in as_completed(running)]
+            except BaseException:
+                self.stop.set()
+                for future in running:
+                    future.cancel()
+                raise
 
-    def write(part: _Part, stop: threading.Event) -> _Written:
-        path, schema = folder / part.path, table_schema(part.table)
-        contents = []
+    def write(self, part: _Part) -> _Written:
+        """Write one file; leaves off between two row groups when the others failed."""
+        path, schema = self.folder / part.path, table_schema(part.table)
+        statement = self.selection.statement(part)
+        content = Content()
         with (
-            reader.stream(selection.statement(part), snapshot=snapshot.name) as stream,
+            self.reader.stream(statement, snapshot=self.snapshot.name, batch_bytes=_BATCH_BYTES) as stream,
             pq.ParquetWriter(path, schema, compression="zstd") as writer,
         ):
-            for rows in _row_groups(stream, schema):
-                if stop.is_set():
+            for rows in _row_groups(stream, schema, ROW_GROUP_BYTES // self.writers):
+                if self.stop.is_set():
                     break
                 writer.write_table(rows, row_group_size=rows.num_rows)
-                contents.append(content_of(rows))
-                advance(rows.num_rows)
-        content = total(contents)
+                content += content_of(rows)
+                self.advance(rows.num_rows)
+                # The allocator would keep another 100 MB for later.
+                pa.default_memory_pool().release_unused()
         entry = FileEntry(path=part.path, rows=content.rows, bytes=path.stat().st_size, sha256=file_sha256(path))
         return _Written(part, entry, content)
 
-    return write
 
-
-def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+def _row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema, most_bytes: int) -> Iterator[pa.Table]:
     """Batches put together until they make a row group."""
     pending: list[pa.Table] = []
     for batch in batches:
         pending.append(conform(batch, schema))
         if (
             sum(table.num_rows for table in pending) >= ROW_GROUP_ROWS
-            or sum(table.nbytes for table in pending) >= ROW_GROUP_BYTES
+            or sum(table.nbytes for table in pending) >= most_bytes
         ):
             yield pa.concat_tables(pending)
             pending = []
