@@ -8,7 +8,13 @@ from statistics import median
 from time import perf_counter
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], *, repeats: int) -> dict[str, float]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: bool = True,
+    afterwards: Callable[[], object] | None = None,
+) -> dict[str, float]:
     """Median seconds of each contestant, run in turn so that a slow minute of the machine meets them all.
 
     Parameters
@@ -16,7 +22,11 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], *, repeats: int
     contestants
         Name to what is timed; its result is thrown away.
     repeats
-        Rounds after one round that is not counted.
+        Rounds that count.
+    warm_up
+        Run one round before that is not counted.
+    afterwards
+        Called after each run, not timed.
 
     Returns
     -------
@@ -24,7 +34,7 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], *, repeats: int
         Name to median, s.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
+    for turn in range(0 if warm_up else 1, repeats + 1):
         for name, run in contestants.items():
             gc.collect()
             started = perf_counter()
@@ -33,6 +43,8 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], *, repeats: int
             del result
             if turn:
                 times[name].append(seconds)
+            if afterwards is not None:
+                afterwards()
     return {name: median(values) for name, values in times.items()}
 
 

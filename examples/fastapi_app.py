@@ -251,7 +251,7 @@ def create_event(event: EventLogCreate, db: Database) -> Any:
 
 
 @app.get("/events", response_model=EventPage)
-def list_events(  # noqa: PLR0917 - FastAPI passes them by name
+def list_events(
     db: Database,
     entity_type: str | None = None,
     entity_id: int | None = None,

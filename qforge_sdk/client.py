@@ -122,7 +122,7 @@ class Client:
 
     @cached_property
     def calculations(self) -> Calculations:
-        """xTB results: create, query, load, hand to other programs."""
+        """XTB results: create, query, load, hand to other programs."""
         return Calculations(self._context)
 
     @cached_property
@@ -143,7 +143,7 @@ class Client:
     @property
     def user_id(self) -> uuid.UUID | None:
         """The tenant that this client acts as, None for a service login itself."""
-        return self._tenant
+        return self._context.tenant
 
     def session(self) -> AbstractContextManager[Session]:
         """A SQLAlchemy session in one transaction of the client's scope, committed at the end of the block.
@@ -286,7 +286,9 @@ class Client:
     def _facts(self) -> dict[str, str]:
         url = self.engine.url
         return {
-            "host": "embedded" if self._server is not None else url.host or url.query.get("host", "local") or "local",
+            "host": "embedded"
+            if self._server is not None
+            else url.host or str(url.query.get("host", "local socket")),
             "database": url.database or "",
             "role": str(self._role),
             "tenant": str(self._tenant) if self._tenant else "none (service login)",
@@ -298,7 +300,7 @@ class Client:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
+            f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
             for name, value in self._facts().items()
         )
         return f"<table><caption>qforge_sdk client</caption>{rows}</table>"
@@ -322,8 +324,8 @@ class Client:
             raise ScopeNotHeld(f"cannot act as tenant {wanted}: {cause}; leave user_id out or use a service login")
         if self._login_kind == "other":
             raise ScopeNotHeld(
-                f"the login {self.engine.url.username!r} is neither a tenant's nor the service's; log in as the owner "
-                "of the tables, or have the service list this login in qforge.tenant_logins"
+                f"the login {self.engine.url.username!r} is neither a tenant's nor the service's; log in as the "
+                "owner of the tables, or have the service list this login in qforge.tenant_logins"
             )
 
 

@@ -105,9 +105,7 @@ class InvalidInput(QForgeError, ValueError):
         Short stable word for programs.
     """
 
-    def __init__(
-        self, message: str, *, field: str | None = None, value: Any = None, code: str = "invalid"
-    ) -> None:
+    def __init__(self, message: str, *, field: str | None = None, value: Any = None, code: str = "invalid") -> None:
         self.field = field
         self.value = value
         self.code = code
@@ -179,9 +177,7 @@ class Conflict(QForgeError, ValueError):
         Name of the database constraint, where one spoke.
     """
 
-    def __init__(
-        self, message: str, *, existing_id: int | None = None, constraint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, existing_id: int | None = None, constraint: str | None = None) -> None:
         self.existing_id = existing_id
         self.constraint = constraint
         super().__init__(message)

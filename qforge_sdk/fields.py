@@ -49,7 +49,8 @@ class Field:
     @property
     def model(self) -> type[Base]:
         """The table it belongs to."""
-        return self.attribute.class_
+        model: type[Base] = self.attribute.parent.class_
+        return model
 
     def selected(self) -> ColumnElement[Any]:
         """The column as it is read: types that Arrow does not know, as text or bytes."""
@@ -80,7 +81,7 @@ class TableFields:
     @property
     def name(self) -> str:
         """Table name."""
-        return self.model.__tablename__
+        return str(self.model.__tablename__)
 
     def default_columns(self) -> list[str]:
         """Columns of a frame when none are named."""
@@ -115,8 +116,10 @@ def _kind(attribute: InstrumentedAttribute[Any]) -> str:
 
 def _fields(model: type[Base], first: tuple[str, ...], skip: frozenset[str] = frozenset()) -> dict[str, Field]:
     """Fields of a model: those of ``first`` lead, the others follow in table order."""
-    attributes = {column.name: model.__mapper__.get_property_by_column(column).class_attribute
-                  for column in model.__table__.columns}
+    attributes = {
+        column.name: model.__mapper__.get_property_by_column(column).class_attribute
+        for column in model.__table__.columns
+    }
     names = [*first, *(name for name in attributes if name not in first and name not in skip)]
     return {
         name: Field(name, attributes[name], _kind(attributes[name]), default=name not in _HEAVY) for name in names
@@ -126,7 +129,8 @@ def _fields(model: type[Base], first: tuple[str, ...], skip: frozenset[str] = fr
 def _molecule_fields(*, shown: tuple[str, ...], hidden: tuple[str, ...]) -> dict[str, Field]:
     every = _fields(Molecule, ())
     return {
-        name: Field(name, every[name].attribute, every[name].kind, default=name in shown) for name in (*shown, *hidden)
+        name: Field(name, every[name].attribute, every[name].kind, default=name in shown)
+        for name in (*shown, *hidden)
     }
 
 
@@ -165,7 +169,7 @@ BATCH_ITEMS: Final = TableFields(
     },
 )
 EVENTS: Final = TableFields(EventLog, _fields(EventLog, ("id", "created_at", "event_type")))
-EVENTS.fields["context"] = Field("context", EventLog.context, "json", default=True)  # type: ignore[arg-type]
+EVENTS.fields["context"] = Field("context", EventLog.context, "json", default=True)
 
 ALL_TABLES: Final[dict[str, TableFields]] = {
     table.name: table for table in (MOLECULES, CALCULATIONS, ATOMS, BATCHES, BATCH_ITEMS, EVENTS)

@@ -128,7 +128,7 @@ def to_frame(table: pa.Table, kinds: Mapping[str, str], *, units: Mapping[str, s
         A column of ``units`` is not there or has no unit, or the unit does not fit.
     """
     factors = conversion_factors(list(kinds), units)
-    frame = table.to_pandas(types_mapper=_NULLABLE.get)
+    frame: pd.DataFrame = table.to_pandas(types_mapper=_NULLABLE.get)
     for name, kind in kinds.items():
         if kind == "int64":
             frame[name] = frame[name].astype("int64")
@@ -201,11 +201,10 @@ def _sql_column(column: pa.ChunkedArray, server_type: str) -> pd.Series[Any]:
     stored = _storage(column)
     if server_type in {"json", "jsonb"}:
         return pd.Series([None if v is None else json.loads(v) for v in stored.to_pylist()], dtype="object")
-    if server_type == "numeric":
-        stored = pc.cast(stored, pa.float64())
-    elif pa.types.is_floating(stored.type):
+    if server_type == "numeric" or pa.types.is_floating(stored.type):
         stored = pc.cast(stored, pa.float64())
     elif server_type == "bit":
         # The binary form begins with the number of bits.
         stored = pc.binary_slice(stored, 4)
-    return stored.to_pandas(types_mapper=_NULLABLE.get)
+    series: pd.Series[Any] = stored.to_pandas(types_mapper=_NULLABLE.get)
+    return series

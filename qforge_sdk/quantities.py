@@ -65,18 +65,10 @@ QUANTITIES: Final[dict[str, Quantity]] = {
         Quantity("position_x", "angstrom", "Cartesian x of the nucleus", "final geometry", _ATOM),
         Quantity("position_y", "angstrom", "Cartesian y of the nucleus", "final geometry", _ATOM),
         Quantity("position_z", "angstrom", "Cartesian z of the nucleus", "final geometry", _ATOM),
-        Quantity(
-            "force_x", "hartree/bohr", "Force along x: minus the gradient", "minus xtb: gradient", _ATOM
-        ),
-        Quantity(
-            "force_y", "hartree/bohr", "Force along y: minus the gradient", "minus xtb: gradient", _ATOM
-        ),
-        Quantity(
-            "force_z", "hartree/bohr", "Force along z: minus the gradient", "minus xtb: gradient", _ATOM
-        ),
-        Quantity(
-            "orbital_energy", "eV", "Orbital energy assigned to the atom", "the program that ran it", _ATOM
-        ),
+        Quantity("force_x", "hartree/bohr", "Force along x: minus the gradient", "minus xtb: gradient", _ATOM),
+        Quantity("force_y", "hartree/bohr", "Force along y: minus the gradient", "minus xtb: gradient", _ATOM),
+        Quantity("force_z", "hartree/bohr", "Force along z: minus the gradient", "minus xtb: gradient", _ATOM),
+        Quantity("orbital_energy", "eV", "Orbital energy assigned to the atom", "the program that ran it", _ATOM),
     )
 }
 

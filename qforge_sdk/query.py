@@ -110,9 +110,10 @@ class Query:
         InvalidInput
             ``n`` is negative or no integer.
         """
-        if n is not None and (isinstance(n, bool) or not isinstance(n, Integral) or n < 0):
+        whole = None if n is None else _whole(n)
+        if n is not None and (whole is None or whole < 0):
             raise InvalidInput(f"limit must be a whole number, 0 or more, not {n!r}", field="limit", value=n)
-        return replace(self, n=None if n is None else int(n))
+        return replace(self, n=whole)
 
     def select(self, columns: Sequence[str]) -> Query:
         """Return these columns, in this order.
@@ -347,7 +348,8 @@ def _onto(expression: ColumnElement[Any], model: Any, source: Any) -> ColumnElem
             return getattr(source, model.__mapper__.get_property_by_column(element).key)
         return None
 
-    return visitors.replacement_traverse(expression, {}, swap)
+    replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, swap)
+    return replaced
 
 
 def condition(field: Field, value: Any) -> ColumnElement[bool]:
@@ -370,7 +372,7 @@ def condition(field: Field, value: Any) -> ColumnElement[bool]:
     InvalidInput
         The column cannot be compared with the value.
     """
-    column = field.attribute.expression
+    column: ColumnElement[Any] = field.attribute.expression
     if field.kind in {"json", "bytes"}:
         raise InvalidInput(
             f"{field.name} cannot be filtered by a value; use an expression in where(...)", field=field.name
@@ -382,8 +384,10 @@ def condition(field: Field, value: Any) -> ColumnElement[bool]:
     if isinstance(value, (list, set, frozenset, range, np.ndarray, pd.Series, pd.Index)):
         return _any_of(field, list(value))
     if field.name == "smiles":
-        return Molecule.identity_hash == smiles_hash(value)
-    return column == _checked(field, value)
+        same: ColumnElement[bool] = Molecule.identity_hash == smiles_hash(value)
+        return same
+    equal: ColumnElement[bool] = column == _checked(field, value)
+    return equal
 
 
 def smiles_hash(smiles: object) -> bytes:
@@ -406,7 +410,7 @@ def _in_range(field: Field, value: tuple[Any, ...]) -> ColumnElement[bool]:
             value=value,
         )
     low, high = (None if end is None else _checked(field, end) for end in value)
-    column = field.attribute.expression
+    column: ColumnElement[Any] = field.attribute.expression
     if low is not None and high is not None:
         if low > high:
             raise InvalidInput(f"{field.name}: the range {value!r} is upside down", field=field.name, value=value)
@@ -489,4 +493,6 @@ def _uuid(value: Any) -> uuid.UUID:
     try:
         return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
     except ValueError:
-        raise InvalidInput(f"user_id is compared with a uuid, not with {value!r}", field="user_id", value=value) from None
+        raise InvalidInput(
+            f"user_id is compared with a uuid, not with {value!r}", field="user_id", value=value
+        ) from None

@@ -67,7 +67,8 @@ class Atoms(Accessor):
         pandas.DataFrame
             As from ``query``; empty when nothing was stored.
         """
-        return self.query(**{"calculation_id": calculation_id, "order_by": "atom_index"} | options)
+        defaults: dict[str, Any] = {"calculation_id": calculation_id, "order_by": "atom_index"}
+        return self.query(**defaults | options)
 
     def bulk_load(
         self, source: Any, *, on_error: str = "collect", shared: bool = False, progress: bool | None = None
@@ -103,9 +104,7 @@ class Atoms(Accessor):
 
     def _row(self, session: Any, key: object) -> Any:
         if not isinstance(key, tuple) or len(key) != 2:
-            raise InvalidInput(
-                f"an atom's key is (calculation_id, atom_index), not {key!r}", field="id", value=key
-            )
+            raise InvalidInput(f"an atom's key is (calculation_id, atom_index), not {key!r}", field="id", value=key)
         row = session.get(AtomicProperty, key)
         if row is None:
             raise not_found(AtomicProperty, key)

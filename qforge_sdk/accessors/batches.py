@@ -188,9 +188,7 @@ def _molecule_keys(session: Session, molecules: Any, owner: Any) -> list[int]:
                 values = molecules[column].tolist()
                 break
         else:
-            raise InvalidInput(
-                "molecules: the frame needs a column molecule_id, id or smiles", field="molecules"
-            )
+            raise InvalidInput("molecules: the frame needs a column molecule_id, id or smiles", field="molecules")
     elif isinstance(molecules, (str, bytes)) or not isinstance(molecules, (Sequence, pd.Series)):
         raise InvalidInput(
             "molecules is a DataFrame, a list of keys or a list of SMILES", field="molecules", value=molecules

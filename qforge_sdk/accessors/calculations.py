@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -353,15 +353,13 @@ class Calculations(Accessor):
             keys = [int(key) for key in calculations["id"]]
         else:
             keys = [int(key) for key in calculations]
-        rows = self.query(id=keys).set_index("id")
+        rows = {int(row["id"]): row for row in self.query(id=keys).to_dict("records")}
         atoms = self._atoms_by_calculation(keys)
         missing = [key for key in keys if key not in atoms]
         if missing:
-            raise NotFound(
-                f"calculations without stored atoms: {missing[:5]}", entity="calculations", key=missing[0]
-            )
+            raise NotFound(f"calculations without stored atoms: {missing[:5]}", entity="calculations", key=missing[0])
         records = (
-            (rows.loc[key, "smiles"], _geometry(atoms[key]), {"calculation_id": key} | _properties(rows.loc[key]))
+            (_text(rows[key]["smiles"]), _geometry(atoms[key]), {"calculation_id": key} | _properties(rows[key]))
             for key in keys
         )
         return write_sdf(records, Path(path).expanduser())
@@ -381,7 +379,9 @@ class Calculations(Accessor):
             .order_by("calculation_id", "atom_index")
             .df()
         )
-        return {int(key): atoms.reset_index(drop=True) for key, atoms in frame.groupby("calculation_id", sort=False)}
+        return {
+            int(str(key)): atoms.reset_index(drop=True) for key, atoms in frame.groupby("calculation_id", sort=False)
+        }
 
 
 def _geometry(atoms: pd.DataFrame) -> Geometry:
@@ -391,6 +391,12 @@ def _geometry(atoms: pd.DataFrame) -> Geometry:
     )
 
 
-def _properties(row: pd.Series[Any]) -> dict[str, Any]:
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _properties(row: dict[Hashable, Any]) -> dict[str, Any]:
     """Numbers and words of a calculation that an SD file can carry."""
-    return {str(name): value for name, value in row.items() if pd.notna(value) and not isinstance(value, pd.Timestamp)}
+    return {
+        str(name): value for name, value in row.items() if pd.notna(value) and not isinstance(value, pd.Timestamp)
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from qforge_sdk.accessors.base import Accessor
@@ -60,7 +62,7 @@ class Events(Accessor):
         lines = [
             {"event_id": event.id, **{name: getattr(event, name) for name in _HEAD[1:-1]}, **change}
             for event in events.itertuples()
-            for change in _changes(event.context or {})
+            for change in _changes(event.context)
         ]
         columns = ["event_id", *_HEAD[1:-1], "column", "before", "after"]
         frame = pd.DataFrame(lines, columns=columns)
@@ -69,7 +71,7 @@ class Events(Accessor):
         return frame.astype(kinds | words | {"before": "object", "after": "object"})
 
 
-def _changes(context: dict[str, object]) -> list[dict[str, object]]:
+def _changes(context: Any) -> list[dict[str, object]]:
     before, after = context.get("before") or {}, context.get("after") or {}
     if not isinstance(before, dict) or not isinstance(after, dict):
         return [{"column": None, "before": before, "after": after or None}]

@@ -23,9 +23,9 @@ _COLUMNS = ("name", "formula", "energy", "gap", "dipole")
 
 @app.command()
 def demo(
-    data_dir: Annotated[
-        Path, typer.Option(help="Folder of the embedded server; made if it is not there.")
-    ] = Path("qforge-demo"),
+    data_dir: Annotated[Path, typer.Option(help="Folder of the embedded server; made if it is not there.")] = Path(
+        "qforge-demo"
+    ),
 ) -> None:
     """Run the main job: load xTB results of 2,000 molecules, look at them, export them and read them back."""
     started = perf_counter()

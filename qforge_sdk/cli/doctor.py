@@ -1,4 +1,4 @@
-"""``qforge doctor``: is this database well, and does everything work on it?"""
+"""``qforge doctor``: whether a database is well and everything works on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qforge_sdk.schemas import BatchItemCreate, BatchJobCreate, CalculationCreat
 _BENCHMARK_ROWS: Final = 2_000
 
 
-class CheckFailed(Exception):  # noqa: N818
+class CheckFailed(Exception):
     """A check found something wrong; the text says what."""
 
 
@@ -63,14 +63,14 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _connection(client: Client) -> str:
-    """connection."""
+    """Connection."""
     started = perf_counter()
     version = client.sql("SELECT current_setting('server_version') AS version").version[0]
     return f"PostgreSQL {version}, {1000 * (perf_counter() - started):.0f} ms"
 
 
 def _schema(client: Client) -> str:
-    """schema."""
+    """Schema."""
     found = client.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
     )
@@ -80,7 +80,7 @@ def _schema(client: Client) -> str:
 
 
 def _row_level_security(client: Client) -> str:
-    """row level security."""
+    """Row level security."""
     found = client.sql(
         "SELECT c.relname, c.relrowsecurity AS on, count(DISTINCT p.polcmd) AS verbs FROM pg_class AS c "
         "LEFT JOIN pg_policy AS p ON p.polrelid = c.oid "
@@ -104,7 +104,7 @@ def _molecules(client: Client) -> str:
 
 
 def _calculations(client: Client) -> str:
-    """calculations and atoms: create, find by energy and gap."""
+    """Calculations and atoms: create, find by energy and gap."""
     with _rolled_back(client) as session:
         row = _calculation(session, client)
         atom = {"atom_index": 0, "element": "C", "atomic_number": 6} | dict.fromkeys(
@@ -152,15 +152,17 @@ def _events(client: Client) -> str:
 
 
 def _statistics(client: Client) -> str:
-    """statistics."""
+    """Statistics."""
     started = perf_counter()
     stats = client.stats()
     seconds = perf_counter() - started
-    return f"{stats.total_calculations:,} calculations of {stats.total_molecules:,} molecules, {1000 * seconds:.0f} ms"
+    return (
+        f"{stats.total_calculations:,} calculations of {stats.total_molecules:,} molecules, {1000 * seconds:.0f} ms"
+    )
 
 
 def _speed(client: Client) -> str:
-    """speed."""
+    """Speed."""
     with _rolled_back(client) as session:
         molecule = _calculation(session, client).molecule_id
         started = perf_counter()

@@ -51,8 +51,11 @@ def embedded_or_remote(url: str | None, data_dir: Path | None) -> Iterator[Engin
     """Engine of the login itself, on the server that the options or the settings name."""
     settings = Settings()
     target = normalise_url(url) if url is not None else None if data_dir is not None else settings.url()
-    server = embedded.start(data_dir or settings.qforge_data_dir) if target is None else None
-    engine = make_engine(target if server is None else normalise_url(server.url), pool_size=1)
+    server = None
+    if target is None:
+        server = embedded.start(data_dir or settings.qforge_data_dir)
+        target = normalise_url(server.url)
+    engine = make_engine(target, pool_size=1)
     try:
         yield engine
     finally:

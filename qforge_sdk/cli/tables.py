@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import pandas as pd
 from rich.markup import escape
 from rich.table import Table
@@ -21,7 +24,7 @@ def frame_table(frame: pd.DataFrame, title: str) -> Table:
     return table
 
 
-def facts_table(facts: dict[str, object], title: str) -> Table:
+def facts_table(facts: Mapping[str, object], title: str) -> Table:
     """Two columns: a name and its value."""
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold")
@@ -32,7 +35,7 @@ def facts_table(facts: dict[str, object], title: str) -> Table:
 
 
 def _cell(value: object) -> str:
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, float):
         return f"{value:.4f}"

@@ -86,7 +86,9 @@ class ArrowReader:
                     value=params,
                 ) from exc
 
-    def read(self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
+    def read(
+        self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None
+    ) -> pa.Table:
         """The whole result as one table.
 
         Parameters
@@ -136,9 +138,7 @@ class ArrowReader:
         """
         sql = self.render(statement)
         with self.transaction(snapshot=snapshot, lift_timeout=True) as cursor:
-            cursor.adbc_statement.set_options(
-                **{StatementOptions.BATCH_SIZE_HINT_BYTES.value: batch_bytes}
-            )
+            cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: batch_bytes})
             cursor.execute(sql)
             with contextlib.closing(cursor.fetch_record_batch()) as reader:
                 yield reader

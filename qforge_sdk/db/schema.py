@@ -76,9 +76,7 @@ def status(connection: Connection) -> SchemaStatus:
     with translated():
         exists = connection.execute(text("SELECT to_regclass('qforge.alembic_version') IS NOT NULL")).scalar()
         found = (
-            connection.execute(text("SELECT version_num FROM qforge.alembic_version")).scalar()
-            if exists
-            else None
+            connection.execute(text("SELECT version_num FROM qforge.alembic_version")).scalar() if exists else None
         )
     return SchemaStatus(found=found, expected=head_revision())
 

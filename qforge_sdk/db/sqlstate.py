@@ -58,9 +58,7 @@ _HINTS: Final[dict[str, str]] = {
 
 _SERVED = re.compile(r"(?:ERROR|FATAL):  ([^\n]*)")
 # psycopg2 and libpq repeat what they were given; a connection string must not reach a message.
-_SECRETS = re.compile(
-    r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&]+)|(://[^:/@\s]*:)\S+(@)", re.IGNORECASE
-)
+_SECRETS = re.compile(r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&]+)|(://[^:/@\s]*:)\S+(@)", re.IGNORECASE)
 
 
 def redact(message: str) -> str:
@@ -68,7 +66,7 @@ def redact(message: str) -> str:
     return _SECRETS.sub(lambda m: f"{m[1]}***" if m[1] else f"{m[2]}***{m[3]}", message)
 
 
-def translate(exc: BaseException) -> QForgeError | None:
+def translate(exc: BaseException) -> QForgeError | None:  # noqa: PLR0911 - one for each kind of error
     """This package's error for a driver's error.
 
     Parameters

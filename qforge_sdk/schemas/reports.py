@@ -96,8 +96,8 @@ class LoadReport:
 
     def __repr__(self) -> str:
         return (
-            f"LoadReport({self.entity}: {self.n_rows:,} rows = {self.n_inserted:,} inserted + {self.n_existing:,} existing "
-            f"+ {self.n_rejected:,} rejected, {self.seconds:.2f} s)"
+            f"LoadReport({self.entity}: {self.n_rows:,} rows = {self.n_inserted:,} inserted + "
+            f"{self.n_existing:,} existing + {self.n_rejected:,} rejected, {self.seconds:.2f} s)"
         )
 
     def _repr_html_(self) -> str:

@@ -35,7 +35,7 @@ def test_the_environment_names_the_database_and_the_tenant(database_url: str, mo
 
 
 def test_a_server_that_is_not_there_is_a_connection_failure():
-    with pytest.raises(qf.ConnectionFailed, match="127.0.0.1"):
+    with pytest.raises(qf.ConnectionFailed, match=r"127\.0\.0\.1"):
         qf.connect("postgresql://nobody:canary@127.0.0.1:1/none")
 
 
@@ -154,7 +154,11 @@ def test_absent_and_foreign_rows_raise_the_same_not_found(tenant_client: TenantC
     alice = tenant_client(ALICE)
     messages = set()
     for key in (foreign.id, 10**12):
-        for call in (alice.calculations.get, alice.calculations.delete, lambda k: alice.calculations.update(k, metadata={})):
+        for call in (
+            alice.calculations.get,
+            alice.calculations.delete,
+            lambda k: alice.calculations.update(k, metadata={}),
+        ):
             with pytest.raises(qf.NotFound) as caught:
                 call(key)
             messages.add(str(caught.value).replace(str(key), "KEY"))
@@ -316,7 +320,9 @@ def test_history_shows_what_changed_and_who_did_it(client: Client):
     assert (change["column"], change["before"], change["after"]) == ("name", "ethanol", "alcohol")
     assert change["actor"] == "qforge_owner"
     assert history["event_type"].unique().tolist() == ["molecule_created", "molecule_updated", "molecule_deleted"]
-    assert client.events.query(entity_type="molecules", event_type="molecule_deleted")["entity_id"].tolist() == [row.id]
+    assert client.events.query(entity_type="molecules", event_type="molecule_deleted")["entity_id"].tolist() == [
+        row.id
+    ]
     with pytest.raises(qf.InvalidInput, match="molecules"):
         client.events.history("molecule", row.id)
 

@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, text
-from sqlalchemy.exc import OperationalError
 
 from qforge_sdk.db import schema
 from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
@@ -59,11 +58,15 @@ def some_pages(engine: Engine) -> None:
         )
 
 
+# dask calls pandas in a way that pandas deprecates.
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
 def test_every_tool_reads_the_same_numbers(some_pages: None, reader: ArrowReader, folder: Path) -> None:
     export_tables(reader, folder, partitions=3)
     path = folder / "calculations"
     by_pandas = pd.read_parquet(path)
-    by_polars = pl.scan_parquet(path / "*.parquet").select(pl.len(), pl.col("id").sum(), pl.col("gap").max()).collect()
+    by_polars = (
+        pl.scan_parquet(path / "*.parquet").select(pl.len(), pl.col("id").sum(), pl.col("gap").max()).collect()
+    )
     by_duckdb = duckdb.sql(f"SELECT count(*), sum(id)::bigint, max(gap) FROM '{path}/*.parquet'").fetchall()
     by_dask = dask.dataframe.read_parquet(path)
     expected = (len(by_pandas), int(by_pandas["id"].sum()), by_pandas["gap"].max())
@@ -227,7 +230,7 @@ def test_all_readers_see_the_snapshot_while_a_writer_deletes(some_pages: None, e
 def test_truncate_waits_for_the_export(some_pages: None, engine: Engine, folder: Path) -> None:
     with contextlib.closing(Meddler(engine, Scope())) as reader:
         reader.meddling = "SET LOCAL lock_timeout = '50ms'; TRUNCATE molecules CASCADE"
-        with pytest.raises(OperationalError, match="lock timeout"):
+        with pytest.raises(QForgeError, match="lock timeout"):
             export_tables(reader, folder)
     assert not folder.exists()
 
@@ -261,7 +264,7 @@ def test_lost_server_connection_leaves_nothing(some_pages: None, engine: Engine,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        with pytest.raises(QForgeError, match="snapshot"):
+        with pytest.raises(QForgeError, match="closed the connection|snapshot|terminating"):
             export_tables(reader, folder)
     assert list(folder.parent.iterdir()) == []
 

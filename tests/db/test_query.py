@@ -100,7 +100,9 @@ def test_a_limit_without_an_order_gives_the_newest(filled: Client):
 
 
 def test_expressions_and_filters_go_together(filled: Client):
-    found = filled.calculations.where(Calculation.gap > 2 * Calculation.dipole, Molecule.formula != "H2O", gap=(5, None))
+    found = filled.calculations.where(
+        Calculation.gap > 2 * Calculation.dipole, Molecule.formula != "H2O", gap=(5, None)
+    )
     assert sorted(energies(found.df())) == [-11.4, -11.2]
 
 
@@ -267,9 +269,7 @@ def test_sql_runs_by_itself_and_explain_shows_a_plan(filled: Client):
     assert "actual time" in query.explain(analyze=True)
 
 
-def test_a_tenants_page_takes_the_ordered_branches_and_reads_the_same(
-    client: Client, tenant_client: TenantClient
-):
+def test_a_tenants_page_takes_the_ordered_branches_and_reads_the_same(client: Client, tenant_client: TenantClient):
     alice = tenant_client(ALICE)
     for n in range(30):
         alice.calculations.create(smiles="CCO", energy=-1.0 - n, gap=float(n % 7))

@@ -22,7 +22,13 @@ from qforge_sdk.schemas.reports import LoadReport
 MOST_IN_MEMORY: Final = 10_000
 _LONGEST_VALUE: Final = 200
 _SCHEMA: Final = pa.schema(
-    [("row", pa.int64()), ("column", pa.string()), ("value", pa.string()), ("code", pa.string()), ("reason", pa.string())]
+    [
+        ("row", pa.int64()),
+        ("column", pa.string()),
+        ("value", pa.string()),
+        ("code", pa.string()),
+        ("reason", pa.string()),
+    ]
 )
 
 
@@ -69,7 +75,9 @@ class Account:
         self.n_rejected += count
         shown = [_shown(value) for value in values]
         columns = [pa.array(rows), [column] * count, shown, [code] * count, [reason] * count]
-        self._faults.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA))
+        self._faults.append(
+            pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+        )
         self._held += count
         if self._held > MOST_IN_MEMORY:
             self._spill()

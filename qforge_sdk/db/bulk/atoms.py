@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg2.sql import SQL, Composable, Identifier
+from psycopg2.sql import SQL, Composable
 from sqlalchemy import BigInteger, Column, Connection, String
 
 from qforge_sdk.chem.geometry import element_symbol
@@ -21,19 +21,33 @@ from qforge_sdk.db.bulk.rebuild import without_indexes
 from qforge_sdk.db.bulk.source import Source, open_source
 from qforge_sdk.db.bulk.structures import IntArray, owned_by
 from qforge_sdk.db.bulk.values import apply
-from qforge_sdk.db.bulk.write import ROW, Writer
+from qforge_sdk.db.bulk.write import ROW, Writer, columns_of, listed
 from qforge_sdk.db.models import AtomicProperty
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.schemas.reports import LoadReport
 
 _SYMBOLS: Final = pa.array([element_symbol(number) for number in range(1, 119)])
-_KEY: Final = Column("key", BigInteger)
-_SOURCE_ID: Final = Column("source_id", String(255))
+_KEY: Final[Column[Any]] = Column("key", BigInteger)
+_SOURCE_ID: Final[Column[Any]] = Column("source_id", String(255))
+
+_BY_KEY = "SELECT k.row, c.id FROM {keys} AS k JOIN public.calculations AS c ON c.id = k.key AND {own}"
+_BY_SOURCE_ID = (
+    "SELECT k.row, c.id FROM {keys} AS k JOIN public.calculations AS c ON c.source_id = k.source_id AND {own}"
+)
 
 _PAIRS = """
 SELECT s.row, ROW({mine}) IS NOT DISTINCT FROM ROW({theirs})
 FROM {staged} AS s JOIN public.atomic_properties AS a
 ON a.calculation_id = s.calculation_id AND a.atom_index = s.atom_index AND {own}
+"""
+
+_INSERT_NEW = """
+INSERT INTO public.atomic_properties ({listed}) SELECT {values}
+FROM (SELECT DISTINCT ON (calculation_id, atom_index) * FROM {staged} ORDER BY calculation_id, atom_index, row) AS s
+WHERE NOT EXISTS (
+    SELECT FROM public.atomic_properties AS a
+    WHERE a.calculation_id = s.calculation_id AND a.atom_index = s.atom_index AND {own}
+)
 """
 
 
@@ -115,18 +129,23 @@ class _Load:
             self.writer.cursor as cursor,
             without_indexes(cursor, "public.atomic_properties", rows=self.rows.n_rows) as rebuilt,
         ):
-            self.account.n_inserted, _ = self.writer.insert(AtomicProperty, self.names, self._tables(), freeze=rebuilt)
+            self.account.n_inserted, _ = self.writer.insert(
+                AtomicProperty, self.names, self._tables(), freeze=rebuilt
+            )
 
     def settle(self) -> None:
         """Rows of calculations that have atoms, or that stand twice: equal to a stored one, different, or new."""
         if not self._waiting:
             return
-        columns = [ROW, *(AtomicProperty.__table__.c[name] for name in self.names)]
-        staged = self.writer.temporary(columns, self._waiting)
+        staged = self.writer.temporary([ROW, *columns_of(AtomicProperty, self.names)], self._waiting)
         new = self._insert_new(staged)
         compared = [name for name in self.names if name not in {"user_id", "calculation_id", "atom_index"}]
         pairs = self.writer.fetch(
-            SQL(_PAIRS), staged=staged, own=owned_by(self.owner, "a"), mine=_listed(compared, "s"), theirs=_listed(compared, "a")
+            SQL(_PAIRS),
+            staged=staged,
+            own=owned_by(self.owner, "a"),
+            mine=listed(compared, "s"),
+            theirs=listed(compared, "a"),
         )
         differ = np.array(sorted(row for row, same in pairs if not same), np.int64)
         self.account.reject(
@@ -136,21 +155,11 @@ class _Load:
         self.account.n_existing += len(pairs) - len(differ) - new
 
     def _insert_new(self, staged: Composable) -> int:
-        values = SQL(", ").join(
-            SQL("(SELECT qforge.current_user_id())") if name == "user_id" and self.writer.subject else Identifier("s", name)
-            for name in self.names
-        )
         with self.writer.cursor as cursor:
             cursor.execute(
-                SQL(
-                    "INSERT INTO public.atomic_properties ({listed}) SELECT {values} FROM "
-                    "(SELECT DISTINCT ON (calculation_id, atom_index) * FROM {staged} "
-                    "ORDER BY calculation_id, atom_index, row) AS s "
-                    "WHERE NOT EXISTS (SELECT FROM public.atomic_properties AS a WHERE a.calculation_id = s.calculation_id "
-                    "AND a.atom_index = s.atom_index AND {own})"
-                ).format(
-                    listed=SQL(", ").join(map(Identifier, self.names)),
-                    values=values,
+                SQL(_INSERT_NEW).format(
+                    listed=listed(self.names),
+                    values=self.writer.values(self.names),
                     staged=staged,
                     own=owned_by(self.owner, "a"),
                 )
@@ -225,12 +234,7 @@ def _check_elements(chunk: Chunk, account: Account) -> None:
 def _calculations(rows: Source, writer: Writer, owner: uuid.UUID | None, account: Account) -> IntArray:
     """Key of the calculation of each row, 0 where the row is refused for it."""
     name = "calculation_id" if "calculation_id" in rows.names else "source_id"
-    if name == "calculation_id":
-        columns, query = [ROW, _KEY], "SELECT k.row, c.id FROM {keys} AS k JOIN public.calculations AS c ON c.id = k.key AND {own}"
-    else:
-        columns, query = [ROW, _SOURCE_ID], (
-            "SELECT k.row, c.id FROM {keys} AS k JOIN public.calculations AS c ON c.source_id = k.source_id AND {own}"
-        )
+    key, query = (_KEY, _BY_KEY) if name == "calculation_id" else (_SOURCE_ID, _BY_SOURCE_ID)
     places: dict[Any, int] = {}
     numbers = []
     for chunk in chunks(rows, [name]):
@@ -242,11 +246,11 @@ def _calculations(rows: Source, writer: Writer, owner: uuid.UUID | None, account
         codes = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
         numbers.append(np.where(chunk.good, seen[codes], -1))
     number = np.concatenate(numbers) if numbers else np.zeros(0, np.int64)
-    table = pa.table({"row": np.arange(len(places)), columns[1].name: pa.array(list(places), _arrow(columns[1]))})
-    keys = writer.temporary(columns, [table])
+    table = pa.table({"row": np.arange(len(places)), key.name: pa.array(list(places), _arrow(key))})
+    keys = writer.temporary([ROW, key], [table])
     ids = np.zeros(len(places) + 1, np.int64)
-    for row, key in writer.fetch(SQL(query), keys=keys, own=owned_by(owner, "c")):
-        ids[row] = key
+    for row, found_id in writer.fetch(SQL(query), keys=keys, own=owned_by(owner, "c")):
+        ids[row] = found_id
     found = np.where(number >= 0, ids[number], 0)
     at = np.flatnonzero((number >= 0) & (found == 0))
     texts = list(places)
@@ -258,7 +262,3 @@ def _calculations(rows: Source, writer: Writer, owner: uuid.UUID | None, account
 
 def _arrow(column: Column[Any]) -> pa.DataType:
     return pa.int64() if isinstance(column.type, BigInteger) else pa.string()
-
-
-def _listed(names: list[str], alias: str) -> Composable:
-    return SQL(", ").join(Identifier(alias, name) for name in names)

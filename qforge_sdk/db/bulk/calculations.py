@@ -34,6 +34,7 @@ from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.schemas.reports import LoadReport
 
+
 def load_calculations(
     connection: Connection,
     source: Any,
@@ -196,7 +197,7 @@ def _by_key(rows: Source, writer: Writer, owner: uuid.UUID | None, account: Acco
     keys = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     named = np.unique(keys[keys > 0])
     known = _known(named, writer, owner)
-    unknown = (keys > 0) & ~np.isin(keys, known, assume_unique=False) if len(known) < len(named) else np.zeros(0, bool)
+    unknown = (keys > 0) & ~np.isin(keys, known) if len(known) < len(named) else np.zeros(0, bool)
     at = np.flatnonzero(unknown)
     account.reject(
         at, "molecule_id", keys[at].tolist(), "unknown_molecule", "there is no such molecule that you may use"
@@ -236,7 +237,7 @@ def _by_smiles(
     wanted = keys == 0
     places = number_texts(rows, structures, account, only=wanted)
     structures.resolve(public=True, workers=workers, progress=progress)
-    reject_invalid(structures, places, account, rows)
+    reject_invalid(structures, places, account)
     extra = {}
     if "name" in rows.names and structures.missing.any():
         extra["name"] = _names(rows, structures, account, places)

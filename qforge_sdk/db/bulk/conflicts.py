@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg2.sql import SQL, Composable, Identifier, Literal
+from psycopg2.sql import SQL, Composable, Literal
 from sqlalchemy import Column, String
 
 from qforge_sdk.db.bulk.account import Account
@@ -18,7 +18,7 @@ from qforge_sdk.db.bulk.columns import CALCULATION_RULES, Chunk, chunks
 from qforge_sdk.db.bulk.source import Source
 from qforge_sdk.db.bulk.structures import owned_by
 from qforge_sdk.db.bulk.values import BoolArray, apply
-from qforge_sdk.db.bulk.write import ROW, Writer
+from qforge_sdk.db.bulk.write import ROW, Writer, columns_of, listed
 from qforge_sdk.db.models import Calculation
 
 _SOURCE_ID: Final = Column("source_id", String(255))
@@ -87,7 +87,8 @@ class Conflicts:
     def _find(writer: Writer, rows: Source, owner: uuid.UUID | None) -> list[tuple[Any, ...]]:
         own = owned_by(owner, "c")
         stored = writer.fetch(
-            SQL("SELECT EXISTS (SELECT FROM public.calculations AS c WHERE c.source_id IS NOT NULL AND {own})"), own=own
+            SQL("SELECT EXISTS (SELECT FROM public.calculations AS c WHERE c.source_id IS NOT NULL AND {own})"),
+            own=own,
         )
         if stored == [(False,)] and _all_distinct(rows):
             return []
@@ -113,12 +114,17 @@ class Conflicts:
         """
         if not self._waiting:
             return
-        columns = [ROW, *(Calculation.__table__.c[name] for name in names)]
-        staged = self.writer.temporary(columns, [self._filled(table) for table in self._waiting])
+        staged = self.writer.temporary(
+            [ROW, *columns_of(Calculation, names)], [self._filled(table) for table in self._waiting]
+        )
         compared = [name for name in names if name not in {"user_id", "source_id"}]
         self._insert_unmatched(staged, names)
         pairs = self.writer.fetch(
-            SQL(_PAIRS), staged=staged, own=owned_by(self.owner, "c"), mine=_listed(compared, "s"), theirs=_listed(compared, "c")
+            SQL(_PAIRS),
+            staged=staged,
+            own=owned_by(self.owner, "c"),
+            mine=listed(compared, "s"),
+            theirs=listed(compared, "c"),
         )
         changed = [row for row, _, same in pairs if not same and self.account.ids[row] == 0]
         for row, key, _ in pairs:
@@ -134,7 +140,9 @@ class Conflicts:
         """Refuse what ``on_conflict`` does not allow."""
         if self.on_conflict == "error":
             at = np.array([row for row in matched if self.kinds[row] == _STORED], np.int64)
-            self.account.reject(at, "source_id", [None] * len(at), "exists", "a calculation of this source_id is stored")
+            self.account.reject(
+                at, "source_id", [None] * len(at), "exists", "a calculation of this source_id is stored"
+            )
             again = np.array([row for row in changed if self.kinds[row] == _REPEATED], np.int64)
         elif self.on_conflict == "skip":
             at = np.array([row for row in changed if self.kinds[row] == _STORED], np.int64)
@@ -155,8 +163,8 @@ class Conflicts:
         with self.writer.cursor as cursor:
             cursor.execute(
                 SQL(_UPDATE).format(
-                    listed=SQL(", ").join(map(Identifier, names)),
-                    mine=_listed(names, "s"),
+                    listed=listed(names),
+                    mine=listed(names, "s"),
                     staged=staged,
                     own=owned_by(self.owner, "c"),
                 ),
@@ -179,15 +187,11 @@ class Conflicts:
         if not found:
             return
         self._new = {row for (row,) in found}
-        values = SQL(", ").join(
-            SQL("(SELECT qforge.current_user_id())") if name == "user_id" and self.writer.subject else Identifier(name)
-            for name in names
-        )
         with self.writer.cursor as cursor:
             cursor.execute(
-                SQL("INSERT INTO public.calculations ({listed}) SELECT {values} FROM {staged} WHERE row = ANY (%s)").format(
-                    listed=SQL(", ").join(map(Identifier, names)), values=values, staged=staged
-                ),
+                SQL(
+                    "INSERT INTO public.calculations ({listed}) SELECT {values} FROM {staged} AS s WHERE s.row = ANY (%s)"
+                ).format(listed=listed(names), values=self.writer.values(names), staged=staged),
                 (sorted(self._new),),
             )
             self.account.n_inserted += cursor.rowcount
@@ -198,10 +202,6 @@ class Conflicts:
             return table
         place = table.column_names.index("metadata")
         return table.set_column(place, "metadata", pc.fill_null(table["metadata"], "{}"))
-
-
-def _listed(names: list[str], alias: str) -> Composable:
-    return SQL(", ").join(Identifier(alias, name) for name in names)
 
 
 def _texts(rows: Source) -> Iterator[tuple[Chunk, pa.Array]]:

@@ -70,7 +70,7 @@ def load_molecules(
     structures = Structures(writer, owner)
     places = number_texts(rows, structures, account)
     structures.resolve(public=False, workers=workers, progress=progress)
-    reject_invalid(structures, places, account, rows)
+    reject_invalid(structures, places, account)
     extra, faulty = _extras(rows, structures, places, account)
     # A text whose first row was refused for another fault is taken from its next good row, which has no such fault.
     usable = np.zeros(len(structures), bool)
@@ -110,14 +110,19 @@ def number_texts(
             chunk.good &= only[chunk.first_row : chunk.first_row + chunk.n_rows]
         chunk.check({"smiles": SMILES_RULE}, account)
         chunk.reject(
-            is_null(chunk.columns["smiles"]), account, "smiles", chunk.raw("smiles"), "empty", "a SMILES is needed here"
+            is_null(chunk.columns["smiles"]),
+            account,
+            "smiles",
+            chunk.raw("smiles"),
+            "empty",
+            "a SMILES is needed here",
         )
         kept = pc.if_else(pa.array(chunk.good), chunk.columns["smiles"], pa.scalar(None, pa.string()))
         places.append(structures.add(kept, chunk.first_row))
     return np.concatenate(places) if places else np.zeros(0, np.int64)
 
 
-def reject_invalid(structures: Structures, places: IntArray, account: Account, rows: Source) -> None:
+def reject_invalid(structures: Structures, places: IntArray, account: Account) -> None:
     """Refuse the rows whose SMILES RDKit refuses; their place becomes -1."""
     if not structures.faults:
         return
@@ -162,9 +167,16 @@ def _extras(
 def _check_formulas(chunk: Chunk, formulas: pa.Array, here: IntArray, account: Account) -> None:
     given = chunk.columns["formula"]
     computed = formulas.take(pa.array(np.where(here >= 0, here, 0)))
-    differs = np.asarray(pc.fill_null(pc.not_equal(given, computed), False).to_numpy(zero_copy_only=False), dtype=bool)
+    differs = np.asarray(
+        pc.fill_null(pc.not_equal(given, computed), False).to_numpy(zero_copy_only=False), dtype=bool
+    )
     chunk.reject(
-        differs, account, "formula", given, "formula_mismatch", "the structure has another formula; correct it or leave it out"
+        differs,
+        account,
+        "formula",
+        given,
+        "formula_mismatch",
+        "the structure has another formula; correct it or leave it out",
     )
 
 

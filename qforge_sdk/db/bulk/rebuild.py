@@ -17,7 +17,7 @@ _PARTS = """
 WITH this AS (SELECT %(table)s::regclass AS oid)
 SELECT c.contype = 'f' AS is_foreign,
        format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.conrelid::regclass, c.conname) AS drop,
-       format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid)) AS make
+       format('ALTER TABLE %%s ADD CONSTRAINT %%I %%s', c.conrelid::regclass, c.conname, pg_get_constraintdef(c.oid))
 FROM pg_constraint AS c, this
 WHERE (c.conrelid = this.oid AND c.contype IN ('p', 'u', 'f')) OR (c.confrelid = this.oid AND c.contype = 'f')
 UNION ALL
@@ -38,8 +38,8 @@ class _Part:
 def without_indexes(cursor: Cursor, table: str, *, rows: int) -> Iterator[bool]:
     """Drop indexes, keys and foreign keys of an empty table for the block and make the same ones after it.
 
-    It is done only where it pays and disturbs nobody: many rows, an empty table that this role owns, and a lock on it that
-    is free right now.
+    It is done only where it pays and disturbs nobody: many rows, an empty table that this role owns, and a lock on it
+    that is free right now.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,8 +49,8 @@ def open_source(source: Any) -> Source:
     Parameters
     ----------
     source
-        DataFrame, Arrow table or reader, anything with an Arrow C stream, dict of columns, list of dicts, path (or list
-        of paths) of Parquet or CSV, or an iterator of any of these tables.
+        DataFrame, Arrow table or reader, anything with an Arrow C stream, dict of columns, list of dicts, path of a
+        Parquet or CSV file, folder or list of Parquet files, or an iterator of any of these tables.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def _as_text(value: Any) -> str:
 
 
 def _json(value: Any) -> str | None:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
         return value
@@ -163,7 +164,9 @@ def _of_parquet(paths: list[Path]) -> Source:
         raise InvalidInput(f"{paths[0]} is no Parquet that can be read: {exc}", field="source") from exc
 
     def read(columns: list[str]) -> Iterator[pa.Table]:
-        for batch in dataset.to_batches(columns=columns, batch_size=CHUNK_ROWS, batch_readahead=2, fragment_readahead=1):
+        for batch in dataset.to_batches(
+            columns=columns, batch_size=CHUNK_ROWS, batch_readahead=2, fragment_readahead=1
+        ):
             if batch.num_rows:
                 yield pa.Table.from_batches([batch])
 
@@ -202,7 +205,9 @@ def _spooled(batches: Iterable[Any], names: list[str] | None = None) -> Source:
     n_rows = 0
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     for batch in batches:
-        part = open_source(batch) if not isinstance(batch, pa.RecordBatch) else _of_table(pa.Table.from_batches([batch]))
+        part = (
+            open_source(batch) if not isinstance(batch, pa.RecordBatch) else _of_table(pa.Table.from_batches([batch]))
+        )
         if names is None:
             names = part.names
         elif set(part.names) != set(names):

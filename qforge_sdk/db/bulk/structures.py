@@ -24,7 +24,16 @@ from qforge_sdk.db.models import PUBLIC_USER_ID, Molecule
 _BLOCK: Final = 50_000
 _HASH_BYTES: Final = 32
 _KEY_COLUMN: Final = Column("identity_hash", LargeBinary)
-_STORED: Final = ("smiles", "inchikey", "formula", "charge", "fingerprint", "fingerprint_popcount", "input_smiles", "rdkit_version")
+_STORED: Final = (
+    "smiles",
+    "inchikey",
+    "formula",
+    "charge",
+    "fingerprint",
+    "fingerprint_popcount",
+    "input_smiles",
+    "rdkit_version",
+)
 
 IntArray = npt.NDArray[np.int64]
 
@@ -183,9 +192,13 @@ class Structures:
         hashes = np.zeros((len(self), _HASH_BYTES), np.uint8)
         texts = list(self._places)
         for start in range(0, len(texts), _BLOCK):
-            found = validate_many(pa.array(texts[start : start + _BLOCK], pa.string()), workers=workers, progress=progress)
+            found = validate_many(
+                pa.array(texts[start : start + _BLOCK], pa.string()), workers=workers, progress=progress
+            )
             self._offsets.append(self._file.tell())
-            with pa.ipc.new_stream(self._file, found.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as sink:
+            with pa.ipc.new_stream(
+                self._file, found.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")
+            ) as sink:
                 sink.write_table(found)
             for place in np.flatnonzero(~np.asarray(found["ok"])).tolist():
                 self.faults[start + place] = (found["code"][place].as_py(), found["reason"][place].as_py())
@@ -234,5 +247,3 @@ def _twins(hashes: npt.NDArray[np.uint8]) -> IntArray:
     twins = first[inverse]
     same = (hashes == hashes[twins]).all(axis=1) & hashes.any(axis=1)
     return np.where(same, twins, here)
-
-

@@ -209,7 +209,7 @@ def _floats(column: pa.Array) -> tuple[pa.Array, BoolArray]:
         return pa.array([None if value is False else value for value in parsed], pa.float64()), wrong
 
 
-def _parse(value: str | None) -> float | None | bool:
+def _parse(value: str | None) -> float | bool | None:
     """The number that a text says, None when it says nothing, False when it says something else."""
     if value is None or value.strip().lower() in _MISSING_WORDS:
         return None

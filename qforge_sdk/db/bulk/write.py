@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ class Writer:
     @property
     def cursor(self) -> Cursor:
         """A new cursor of the driver, in the same transaction."""
-        return self.connection.connection.cursor()  # type: ignore[no-any-return]
+        return cast("Cursor", self.connection.connection.cursor())
 
     def temporary(self, columns: Sequence[Column[Any]], tables: Iterable[pa.Table]) -> Composable:
         """A temporary table with these rows; its quoted name. It is gone at the end of the transaction."""
@@ -91,6 +91,13 @@ class Writer:
         ((first, last, scattered),) = self.fetch(query)
         return np.arange(first, last + 1, dtype=np.int64) if scattered is None else np.array(scattered, np.int64)
 
+    def values(self, names: Sequence[str]) -> Composable:
+        """SQL list of the columns of a temporary table ``s``, in which a tenant's own id stands for ``user_id``."""
+        return SQL(", ").join(
+            SQL("(SELECT qforge.current_user_id())") if name == "user_id" and self.subject else Identifier("s", name)
+            for name in names
+        )
+
     def insert(
         self, model: type[Base], names: list[str], tables: Iterable[pa.Table], *, freeze: bool = False
     ) -> tuple[int, npt.NDArray[np.int64]]:
@@ -115,18 +122,14 @@ class Writer:
         numpy.ndarray
             Their keys in order, as far as the database gave them here.
         """
-        columns = [model.__table__.c[name] for name in names]
+        columns = columns_of(model, names)
         target = SQL("public.{}").format(Identifier(model.__tablename__))
         if not self.subject:
             with self.cursor as cursor:
                 return copy_in(cursor, target, columns, ahead(tables), freeze=freeze), np.zeros(0, np.int64)
         staged = self.temporary(columns, tables)
-        listed = SQL(", ").join(map(Identifier, names))
-        values = SQL(", ").join(
-            SQL("(SELECT qforge.current_user_id())") if name == "user_id" else Identifier(name) for name in names
-        )
-        insert = SQL("INSERT INTO {target} ({listed}) SELECT {values} FROM {staged}").format(
-            target=target, listed=listed, values=values, staged=staged
+        insert = SQL("INSERT INTO {target} ({listed}) SELECT {values} FROM {staged} AS s").format(
+            target=target, listed=listed(names), values=self.values(names), staged=staged
         )
         if "id" not in model.__table__.c:
             with self.cursor as cursor:
@@ -144,6 +147,16 @@ class Writer:
             return 0, np.zeros(0, np.int64)
         keys = np.arange(first, last + 1, dtype=np.int64) if scattered is None else np.array(scattered, np.int64)
         return count, keys
+
+
+def columns_of(model: type[Base], names: Iterable[str]) -> list[Column[Any]]:
+    """Columns of a table by their names."""
+    return [cast("Column[Any]", model.__table__.c[name]) for name in names]
+
+
+def listed(names: Iterable[str], alias: str | None = None) -> Composable:
+    """SQL list of columns, of the table with this alias."""
+    return SQL(", ").join(Identifier(alias, name) if alias else Identifier(name) for name in names)
 
 
 def ahead(items: Iterable[_T]) -> Iterator[_T]:
@@ -186,5 +199,3 @@ def ahead(items: Iterable[_T]) -> Iterator[_T]:
 @dataclass(frozen=True)
 class _Failure:
     cause: BaseException
-
-

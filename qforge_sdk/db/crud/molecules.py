@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
-from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import case, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from qforge_sdk.chem import ValidatedMolecule, validate_smiles
+from qforge_sdk.chem.formula import composition
 from qforge_sdk.db.crud import rows
 from qforge_sdk.db.crud.rows import UserId, owner_of
 from qforge_sdk.db.fingerprint import bit_text
@@ -20,9 +19,6 @@ from qforge_sdk.db.models import PUBLIC_USER_ID, Molecule
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import DuplicateMolecule, InvalidInput
 from qforge_sdk.schemas import MoleculeCreate, MoleculeUpdate
-
-_ELEMENT: Final = re.compile(r"([A-Z][a-z]?)(\d{0,9})")
-_FORMULA: Final = re.compile(r"((?:[A-Z][a-z]?\d{0,9})+)(?:[+-]\d*)?")
 
 
 @translated()
@@ -242,7 +238,7 @@ def _values_of(molecule: MoleculeCreate, valid: ValidatedMolecule) -> dict[str, 
 
 
 def _require_formula(given: str | None, valid: ValidatedMolecule) -> None:
-    if given is not None and _composition(given) != _composition(valid.formula):
+    if given is not None and composition(given) != composition(valid.formula):
         raise InvalidInput(
             f"formula {given!r} disagrees with the SMILES {valid.input_smiles!r}, which is {valid.formula}; "
             "leave it out to have it computed",
@@ -250,17 +246,6 @@ def _require_formula(given: str | None, valid: ValidatedMolecule) -> None:
             value=given,
             code="formula_mismatch",
         )
-
-
-def _composition(formula: str) -> Counter[str] | None:
-    """Atoms of each element, so that NH3 is H3N; a charge at the end is left out. None when it cannot be read."""
-    found = _FORMULA.fullmatch(formula.strip())
-    if found is None:
-        return None
-    counts: Counter[str] = Counter()
-    for element, number in _ELEMENT.findall(found[1]):
-        counts[element] += int(number or 1)
-    return counts
 
 
 def _duplicate(db: Session, smiles: str, owner: uuid.UUID | None) -> DuplicateMolecule:

@@ -1,12 +1,18 @@
 """Alembic environment: run by :mod:`qforge_sdk.db.schema`, never by a configuration file."""
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy import Connection
 
 from qforge_sdk.db.models import Base
 
 # The revision table lives outside public, where Supabase's API would show it to everybody.
-OPTIONS = {"target_metadata": Base.metadata, "version_table_schema": "qforge", "transaction_per_migration": False}
+OPTIONS: dict[str, Any] = {
+    "target_metadata": Base.metadata,
+    "version_table_schema": "qforge",
+    "transaction_per_migration": False,
+}
 
 
 def run_offline() -> None:

@@ -19,5 +19,6 @@ def run_file(revision_file: str) -> None:
         context.impl.static_output(sql)
     else:
         # The driver's own cursor: sqlalchemy would take ":name" and "%" in it for parameters.
-        with op.get_bind().connection.cursor() as cursor:
-            cursor.execute(sql)
+        cursor = op.get_bind().connection.cursor()
+        cursor.execute(sql)
+        cursor.close()
