@@ -34,10 +34,10 @@ UserOption = Annotated[str | None, typer.Option("--user-id", help="Act as this t
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Print this package's errors as one line and leave with code 1."""
+    """Print this package's errors, and those of files, as one line and leave with code 1."""
     try:
         yield
-    except QForgeError as exc:
+    except (QForgeError, OSError) as exc:
         Console(stderr=True).print(f"[bold red]{type(exc).__name__}[/]:", end=" ")
         print(exc, file=sys.stderr)  # noqa: T201 - rich would read brackets in it as markup
         raise typer.Exit(1) from exc

@@ -32,8 +32,7 @@ def doctor(url: UrlOption = None, data_dir: DataDirOption = None, user_id: UserO
     passed = failed = 0
     with opened(url, data_dir, user_id) as client:
         console.print(repr(client), highlight=False, markup=False)
-        for check in CHECKS:
-            name = (check.__doc__ or "").rstrip(".")
+        for name, check in CHECKS.items():
             try:
                 found = check(client)
             except (CheckFailed, QForgeError) as exc:
@@ -63,14 +62,12 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _connection(client: Client) -> str:
-    """Connection."""
     started = perf_counter()
     version = client.sql("SELECT current_setting('server_version') AS version").version[0]
     return f"PostgreSQL {version}, {1000 * (perf_counter() - started):.0f} ms"
 
 
 def _schema(client: Client) -> str:
-    """Schema."""
     found = client.sql(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
     )
@@ -80,7 +77,6 @@ def _schema(client: Client) -> str:
 
 
 def _row_level_security(client: Client) -> str:
-    """Row level security."""
     found = client.sql(
         "SELECT c.relname, c.relrowsecurity AS on, count(DISTINCT p.polcmd) AS verbs FROM pg_class AS c "
         "LEFT JOIN pg_policy AS p ON p.polrelid = c.oid "
@@ -93,7 +89,6 @@ def _row_level_security(client: Client) -> str:
 
 
 def _molecules(client: Client) -> str:
-    """molecules: create, find by another spelling, update, delete."""
     with _rolled_back(client) as session:
         row = crud.create_molecule(session, MoleculeCreate(smiles="CC(O)CCCBr"), user_id=client.user_id)
         again = crud.get_molecule_by_smiles(session, "BrCCCC(C)O")
@@ -104,7 +99,6 @@ def _molecules(client: Client) -> str:
 
 
 def _calculations(client: Client) -> str:
-    """Calculations and atoms: create, find by energy and gap."""
     with _rolled_back(client) as session:
         row = _calculation(session, client)
         atom = {"atom_index": 0, "element": "C", "atomic_number": 6} | dict.fromkeys(
@@ -128,7 +122,6 @@ def _calculation(session: Session, client: Client) -> Calculation:
 
 
 def _batches(client: Client) -> str:
-    """batches: create, complete an item."""
     with _rolled_back(client) as session:
         row = _calculation(session, client)
         batch = crud.create_batch_job(session, BatchJobCreate(batch_name="doctor"), user_id=client.user_id)
@@ -142,7 +135,6 @@ def _batches(client: Client) -> str:
 
 
 def _events(client: Client) -> str:
-    """events: a trigger records a change, a program adds an event."""
     with _rolled_back(client) as session:
         row = _calculation(session, client)
         crud.log_event(session, "performance_metric", "system", service="doctor", user_id=client.user_id)
@@ -152,7 +144,6 @@ def _events(client: Client) -> str:
 
 
 def _statistics(client: Client) -> str:
-    """Statistics."""
     started = perf_counter()
     stats = client.stats()
     seconds = perf_counter() - started
@@ -162,7 +153,6 @@ def _statistics(client: Client) -> str:
 
 
 def _speed(client: Client) -> str:
-    """Speed."""
     with _rolled_back(client) as session:
         molecule = _calculation(session, client).molecule_id
         started = perf_counter()
@@ -180,14 +170,14 @@ def _speed(client: Client) -> str:
     return f"{_BENCHMARK_ROWS / written:,.0f} rows/s written, {read:,} rows read in {1000 * seconds:.0f} ms"
 
 
-CHECKS: Final[tuple[Callable[[Client], str], ...]] = (
-    _connection,
-    _schema,
-    _row_level_security,
-    _molecules,
-    _calculations,
-    _batches,
-    _events,
-    _statistics,
-    _speed,
-)
+CHECKS: Final[dict[str, Callable[[Client], str]]] = {
+    "connection": _connection,
+    "schema": _schema,
+    "row level security": _row_level_security,
+    "molecules: create, find by another spelling, delete": _molecules,
+    "calculations and atoms: create, find by energy and gap": _calculations,
+    "batches: create, complete an item": _batches,
+    "events: a trigger records a change, a program adds one": _events,
+    "statistics": _statistics,
+    "speed": _speed,
+}

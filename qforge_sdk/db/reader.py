@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ class ArrowReader:
         self._idle: list[Any] = []
         self._lock = threading.Lock()
         self._closed = False
+        # A client that nobody closed lets go of them when it goes, at the end of the process at the latest.
+        weakref.finalize(self, _close_all, self._idle)
 
     def render(self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None) -> str:
         """SQL text of a statement with its parameters in place, quoted by the driver.
@@ -188,9 +191,7 @@ class ArrowReader:
         """Close the idle connections; ones in use close when they are done."""
         with self._lock:
             self._closed = True
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+            _close_all(self._idle)
 
     def _begin(self) -> tuple[Any, Any]:
         """Open a transaction on an idle connection that still answers, or on a new one."""
@@ -215,6 +216,11 @@ class ArrowReader:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _close_all(connections: list[Any]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 def _discard(cursor: Any, connection: Any) -> None:

@@ -53,6 +53,7 @@ class LoadReport:
     n_molecules_created: int = 0
     rejected_path: Path | None = None
     _rejected: pd.DataFrame | None = field(default=None, repr=False)
+    _complaint: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.n_rows != self.n_inserted + self.n_existing + self.n_rejected:
@@ -64,7 +65,7 @@ class LoadReport:
         if self._rejected is not None:
             return self._rejected
         if self.rejected_path is not None:
-            return pd.read_parquet(self.rejected_path)
+            return pd.read_parquet(self.rejected_path).sort_values("row", kind="stable", ignore_index=True)
         return pd.DataFrame(
             {"row": pd.Series(dtype="int64")} | {name: pd.Series(dtype="str") for name in REJECTED_COLUMNS[1:]}
         )
@@ -87,12 +88,7 @@ class LoadReport:
 
     def complaint(self) -> str:
         """One sentence about the refused rows and the first of them."""
-        faults = self.rejected
-        text = f"{self.entity}: {len(faults):,} of {self.n_rows:,} rows refused"
-        if len(faults):
-            first = faults.iloc[0]
-            text += f"; row {first['row']}, {first['column']}: {first['reason']} ({first['code']})"
-        return f"{text}; see report.rejected"
+        return self._complaint or f"{self.entity}: {self.n_rejected:,} of {self.n_rows:,} rows refused"
 
     def __repr__(self) -> str:
         return (

@@ -160,13 +160,14 @@ def test_since_takes_changed_rows_and_the_parents_that_they_need(
                                                position_y, position_z, created_at)
                 VALUES (11, 0, 'C', 6, 0, 0, 0, :new), (11, 1, 'C', 6, 0, 0, 0, :old), (13, 0, 'O', 8, 0, 0, 0, :old);
                 INSERT INTO batch_jobs (id, batch_name, updated_at) VALUES (21, 'x', :old), (22, 'y', :old);
-                INSERT INTO batch_items (id, batch_id, molecule_id, updated_at) VALUES (31, 21, 5, :new), (32, 22, 3, :old)
+                INSERT INTO batch_items (id, batch_id, molecule_id, updated_at)
+                VALUES (31, 21, 5, :new), (32, 22, 3, :old)
             """),
             {"old": old, "new": new},
         )
     export_tables(reader, folder, since="2025-06-01", partitions=2)
-    keys = {table: sorted(pd.read_parquet(folder / table)["id"]) for table in ("molecules", "calculations",
-                                                                              "batch_jobs", "batch_items")}  # fmt: skip
+    keyed = ("molecules", "calculations", "batch_jobs", "batch_items")
+    keys = {table: sorted(pd.read_parquet(folder / table)["id"]) for table in keyed}
     assert keys == {"molecules": [1, 2, 4, 5], "calculations": [11, 12], "batch_jobs": [21], "batch_items": [31]}
     atoms = pd.read_parquet(folder / "atomic_properties")[["calculation_id", "atom_index"]]
     assert atoms.to_numpy().tolist() == [[11, 0]]
@@ -264,7 +265,7 @@ def test_lost_server_connection_leaves_nothing(some_pages: None, engine: Engine,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        with pytest.raises(QForgeError, match="closed the connection|snapshot|terminating"):
+        with pytest.raises(QForgeError, match=r"closed the connection|snapshot|terminating"):
             export_tables(reader, folder)
     assert list(folder.parent.iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,24 +32,32 @@ from tests.fixtures.databases import DatabasesOf
 from tests.fixtures.tenants import ALICE
 
 
-@pytest.fixture
-def target(databases_of: DatabasesOf) -> Iterator[Engine]:
-    """Engine of the service on a second database, empty."""
+@pytest.fixture(scope="module")
+def source(databases_of: DatabasesOf) -> Iterator[Engine]:
+    """Engine of the service on a database of awkward rows, which no test changes."""
     databases = databases_of()
     with databases.clone() as name:
-        yield create_engine(databases.url(name), poolclass=NullPool)
+        engine = create_engine(databases.url(name), poolclass=NullPool)
+        store_awkward(engine)
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def exported(source: Engine, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """An export of all of them."""
+    return export(source, tmp_path_factory.mktemp("module") / "export")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "export"
+def folder(exported: ExportReport, tmp_path: Path) -> Path:
+    """A copy of that export, which a test may damage."""
+    return shutil.copytree(exported.folder, tmp_path / "export")
 
 
 @pytest.fixture
-def awkward(engine: Engine, folder: Path) -> ExportReport:
-    """An export of awkward rows of every table."""
-    store_awkward(engine)
-    return export(engine, folder)
+def target(engine: Engine) -> Engine:
+    """Engine of the service on an empty database."""
+    return engine
 
 
 def export(engine: Engine, folder: Path, **options: Any) -> ExportReport:
@@ -174,8 +183,9 @@ def test_many_rows_keep_their_indexes_and_keys(engine: Engine, target: Engine, f
     [
         "UPDATE molecules SET name = 'other' WHERE id = 1",
         "UPDATE calculations SET total_charge = '0.0' WHERE total_charge = 0 AND total_charge::text = '-0'",
-        """UPDATE batch_jobs SET parameters = '{"huge": 1e400, "tiny": 1e-400, "exact": 123456789012345678901234567890.1}'""",
-        "UPDATE atomic_properties SET user_id = NULL WHERE calculation_id = 1; UPDATE atomic_properties SET element = 'X'",
+        # Equal for PostgreSQL, but not the same text.
+        "UPDATE molecules SET metadata = replace(metadata::text, '2.50', '2.5')::jsonb",
+        "UPDATE atomic_properties SET element = 'X'",
         "UPDATE batch_items SET created_at = now()",
         "UPDATE event_logs SET status = 'warning'",
     ],
@@ -290,7 +300,7 @@ def test_stored_rows_must_fit_the_manifest(
     change_manifest(folder, lambda m: m["tables"]["molecules"].update(entry))
     with pytest.raises(ExportMismatch, match="molecules: the manifest says"):
         restore(target, folder)
-    assert {table: rows_of(target, table) for table in TABLES} == dict.fromkeys(TABLES, [])
+    assert {table: rows_of(target, table) for table in TABLES} == {table: [] for table in TABLES}
 
 
 def test_trigger_that_changes_rows_is_noticed(awkward: ExportReport, target: Engine, folder: Path) -> None:

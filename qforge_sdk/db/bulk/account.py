@@ -53,6 +53,7 @@ class Account:
         self.n_inserted = self.n_existing = self.n_updated = self.n_molecules_created = self.n_rejected = 0
         self._started = time.perf_counter()
         self._faults: list[pa.Table] = []
+        self._first = (-1, "")
         self._held = 0
         self._writer: pq.ParquetWriter | None = None
         self._path: Path | None = None
@@ -73,6 +74,9 @@ class Account:
         if not count:
             return
         self.n_rejected += count
+        row = int(rows.min())
+        if row < self._first[0] or not self._first[1]:
+            self._first = (row, f"row {row}, {column}: {reason} ({code})")
         shown = [_shown(value) for value in values]
         columns = [pa.array(rows), [column] * count, shown, [code] * count, [reason] * count]
         self._faults.append(
@@ -123,6 +127,7 @@ class Account:
             n_molecules_created=0 if failed else self.n_molecules_created,
             ids=self._id_series(),
             seconds=time.perf_counter() - self._started,
+            _complaint=self._complaint(),
             **self._close_faults(),
         )
         if failed:
@@ -130,6 +135,11 @@ class Account:
         if self.n_rejected:
             warnings.warn(report.complaint(), LoadWarning, stacklevel=4)
         return report
+
+    def _complaint(self) -> str:
+        """One sentence about the refused rows and the first of them."""
+        counts = f"{self.entity}: {self.n_rejected:,} of {self.source.n_rows:,} rows refused"
+        return f"{counts}; {self._first[1]}; see report.rejected"
 
     def _id_series(self) -> pd.Series[int]:
         if not self.keyed:

@@ -35,10 +35,15 @@ _BY_SOURCE_ID = (
     "SELECT k.row, c.id FROM {keys} AS k JOIN public.calculations AS c ON c.source_id = k.source_id AND {own}"
 )
 
-_PAIRS = """
-SELECT s.row, ROW({mine}) IS NOT DISTINCT FROM ROW({theirs})
+_IF_STORED: Final = ("changed", "another atom of this calculation and index is stored; delete that one first")
+_IF_REPEATED: Final = ("duplicate_in_load", "an earlier row of this input has the same atom and other values")
+
+_DIFFERING = """
+SELECT s.row, s.atom_index
 FROM {staged} AS s JOIN public.atomic_properties AS a
 ON a.calculation_id = s.calculation_id AND a.atom_index = s.atom_index AND {own}
+WHERE ROW({mine}) IS DISTINCT FROM ROW({theirs})
+ORDER BY s.row
 """
 
 _INSERT_NEW = """
@@ -138,21 +143,27 @@ class _Load:
         if not self._waiting:
             return
         staged = self.writer.temporary([ROW, *columns_of(AtomicProperty, self.names)], self._waiting)
+        changed = self._differing(staged)
         new = self._insert_new(staged)
+        repeated = self._differing(staged)
+        repeated = {row: index for row, index in repeated.items() if row not in changed}
+        for found, (code, reason) in ((changed, _IF_STORED), (repeated, _IF_REPEATED)):
+            self.account.reject(np.array(list(found), np.int64), "atom_index", list(found.values()), code, reason)
+        staged_rows = sum(table.num_rows for table in self._waiting)
+        self.account.n_inserted += new
+        self.account.n_existing += staged_rows - new - len(changed) - len(repeated)
+
+    def _differing(self, staged: Composable) -> dict[int, int]:
+        """Rows whose atom is stored with other values, and their atom index."""
         compared = [name for name in self.names if name not in {"user_id", "calculation_id", "atom_index"}]
-        pairs = self.writer.fetch(
-            SQL(_PAIRS),
+        found = self.writer.fetch(
+            SQL(_DIFFERING),
             staged=staged,
             own=owned_by(self.owner, "a"),
             mine=listed(compared, "s"),
             theirs=listed(compared, "a"),
         )
-        differ = np.array(sorted(row for row, same in pairs if not same), np.int64)
-        self.account.reject(
-            differ, "atom_index", [None] * len(differ), "changed",
-            "another atom of this calculation and index is stored, or stands earlier in this input",
-        )  # fmt: skip
-        self.account.n_existing += len(pairs) - len(differ) - new
+        return dict(found)
 
     def _insert_new(self, staged: Composable) -> int:
         with self.writer.cursor as cursor:
@@ -164,7 +175,6 @@ class _Load:
                     own=owned_by(self.owner, "a"),
                 )
             )
-            self.account.n_inserted += cursor.rowcount
             return int(cursor.rowcount)
 
     def _tables(self) -> Iterator[pa.Table]:

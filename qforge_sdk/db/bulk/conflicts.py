@@ -8,21 +8,28 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg2.sql import SQL, Composable, Literal
+from psycopg2.sql import SQL, Literal
 from sqlalchemy import Column, String
 
 from qforge_sdk.db.bulk.account import Account
 from qforge_sdk.db.bulk.columns import CALCULATION_RULES, Chunk, chunks
 from qforge_sdk.db.bulk.source import Source
-from qforge_sdk.db.bulk.structures import owned_by
+from qforge_sdk.db.bulk.structures import IntArray, owned_by
 from qforge_sdk.db.bulk.values import BoolArray, apply
 from qforge_sdk.db.bulk.write import ROW, Writer, columns_of, listed
 from qforge_sdk.db.models import Calculation
 
 _SOURCE_ID: Final = Column("source_id", String(255))
-_STORED, _REPEATED = 1, 2
+_STORED: Final = 1
+
+_IF_STORED: Final = {
+    "skip": ("changed", 'the stored calculation of this source_id differs; on_conflict="update" replaces it'),
+    "error": ("exists", "a calculation of this source_id is stored"),
+}
+_IF_REPEATED: Final = ("duplicate_in_load", "an earlier row of this input has the same source_id and other values")
 
 _FIND = """
 SELECT k.row, CASE WHEN c.id IS NOT NULL THEN 1 ELSE 2 END
@@ -31,17 +38,43 @@ LEFT JOIN public.calculations AS c ON c.source_id = k.source_id AND {own}
 WHERE c.id IS NOT NULL OR k.turn > 1
 """
 
+_INSERT_FIRST = """
+INSERT INTO public.calculations ({listed}) SELECT {values}
+FROM (SELECT DISTINCT ON (source_id) * FROM {staged} ORDER BY source_id, row) AS s
+WHERE NOT EXISTS (SELECT FROM public.calculations AS c WHERE c.source_id = s.source_id AND {own})
+RETURNING id
+"""
+
 _PAIRS = """
-SELECT s.row, c.id, ROW({mine}) IS NOT DISTINCT FROM ROW({theirs})
-FROM {staged} AS s LEFT JOIN public.calculations AS c ON c.source_id = s.source_id AND {own}
+SELECT s.row, c.id, s.source_id, ROW({mine}) IS NOT DISTINCT FROM ROW({theirs}),
+       row_number() OVER (PARTITION BY c.id ORDER BY s.row) = 1
+FROM {staged} AS s JOIN public.calculations AS c ON c.source_id = s.source_id AND {own}
 ORDER BY s.row
 """
 
 _UPDATE = """
 UPDATE public.calculations AS c SET ({listed}) = ROW({mine})
-FROM (SELECT DISTINCT ON (source_id) * FROM {staged} WHERE row = ANY (%s) ORDER BY source_id, row DESC) AS s
-WHERE c.source_id = s.source_id AND {own}
+FROM (SELECT DISTINCT ON (source_id) * FROM {staged} ORDER BY source_id, row DESC) AS s
+WHERE c.source_id = s.source_id AND {own} AND ROW({mine}) IS DISTINCT FROM ROW({theirs})
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Rows in question, the stored calculation of each, whether both are equal, and whether the row became it."""
+
+    rows: IntArray
+    keys: IntArray
+    source_ids: npt.NDArray[np.object_]
+    same: BoolArray
+    new: BoolArray
+
+    @classmethod
+    def of(cls, pairs: list[tuple[Any, ...]], inserted: list[tuple[Any, ...]]) -> _Pairs:
+        rows, keys, source_ids, same, first = zip(*pairs, strict=True)
+        numbers = np.array(keys, np.int64)
+        new = np.array(first, bool) & np.isin(numbers, np.array(inserted, np.int64).ravel())
+        return cls(np.array(rows, np.int64), numbers, np.array(source_ids, object), np.array(same, bool), new)
 
 
 @dataclass
@@ -62,7 +95,7 @@ class Conflicts:
     owner: uuid.UUID | None
     account: Account
     on_conflict: str
-    kinds: Any
+    kinds: npt.NDArray[np.int8]
     _waiting: list[pa.Table] = field(default_factory=list)
 
     @classmethod
@@ -99,7 +132,7 @@ class Conflicts:
         """Keep the rows in question back; which rows of the chunk are none of them."""
         if not len(self.kinds):
             return np.ones(chunk.n_rows, bool)
-        mine = self.kinds[chunk.first_row : chunk.first_row + chunk.n_rows] > 0
+        mine: BoolArray = self.kinds[chunk.first_row : chunk.first_row + chunk.n_rows] > 0
         if (mine & chunk.good).any():
             self._waiting.append(chunk.table(["row", *names], mine))
         return ~mine
@@ -114,87 +147,37 @@ class Conflicts:
         """
         if not self._waiting:
             return
-        staged = self.writer.temporary(
-            [ROW, *columns_of(Calculation, names)], [self._filled(table) for table in self._waiting]
-        )
+        staged = self.writer.temporary([ROW, *columns_of(Calculation, names)], map(self._filled, self._waiting))
         compared = [name for name in names if name not in {"user_id", "source_id"}]
-        self._insert_unmatched(staged, names)
-        pairs = self.writer.fetch(
-            SQL(_PAIRS),
-            staged=staged,
-            own=owned_by(self.owner, "c"),
-            mine=listed(compared, "s"),
-            theirs=listed(compared, "c"),
-        )
-        changed = [row for row, _, same in pairs if not same and self.account.ids[row] == 0]
-        for row, key, _ in pairs:
-            self.account.ids[row] = key
-        inserted = int(sum(1 for row, _, _ in pairs if row in self._new))
-        refused = self._refused(changed, [row for row, _, _ in pairs if row not in self._new])
+        shared = {
+            "staged": staged,
+            "own": owned_by(self.owner, "c"),
+            "mine": listed(compared, "s"),
+            "theirs": listed(compared, "c"),
+        }
+        new = self.writer.fetch(SQL(_INSERT_FIRST), **shared, listed=listed(names), values=self.writer.values(names))
+        pairs = _Pairs.of(self.writer.fetch(SQL(_PAIRS), **shared), new)
+        self.account.n_inserted += len(new)
+        self.account.ids[pairs.rows] = pairs.keys
+        refused = self._refuse(pairs)
         self.account.ids[refused] = 0
-        self.account.n_existing += len(pairs) - inserted - len(refused)
-        if self.on_conflict == "update" and changed:
-            self._update(staged, compared, changed)
+        self.account.n_existing += len(pairs.rows) - len(new) - len(refused)
+        if self.on_conflict == "update":
+            with self.writer.cursor as cursor:
+                cursor.execute(SQL(_UPDATE).format(**shared, listed=listed(compared)))
+                self.account.n_updated = cursor.rowcount
 
-    def _refused(self, changed: list[int], matched: list[int]) -> list[int]:
-        """Refuse what ``on_conflict`` does not allow."""
-        if self.on_conflict == "error":
-            at = np.array([row for row in matched if self.kinds[row] == _STORED], np.int64)
-            self.account.reject(
-                at, "source_id", [None] * len(at), "exists", "a calculation of this source_id is stored"
-            )
-            again = np.array([row for row in changed if self.kinds[row] == _REPEATED], np.int64)
-        elif self.on_conflict == "skip":
-            at = np.array([row for row in changed if self.kinds[row] == _STORED], np.int64)
-            self.account.reject(
-                at, "source_id", [None] * len(at), "changed",
-                'the stored calculation of this source_id differs; on_conflict="update" replaces it',
-            )  # fmt: skip
-            again = np.array([row for row in changed if self.kinds[row] == _REPEATED], np.int64)
-        else:
-            return []
-        self.account.reject(
-            again, "source_id", [None] * len(again), "duplicate_in_load",
-            "an earlier row of this input has the same source_id and other values",
-        )  # fmt: skip
-        return [*at.tolist(), *again.tolist()]
-
-    def _update(self, staged: Composable, names: list[str], rows: list[int]) -> None:
-        with self.writer.cursor as cursor:
-            cursor.execute(
-                SQL(_UPDATE).format(
-                    listed=listed(names),
-                    mine=listed(names, "s"),
-                    staged=staged,
-                    own=owned_by(self.owner, "c"),
-                ),
-                (rows,),
-            )
-        self.account.n_updated = len(rows)
-
-    def _insert_unmatched(self, staged: Composable, names: list[str]) -> None:
-        """Rows whose earlier namesake was refused: the first of each is new."""
-        self._new: set[int] = set()
-        found = self.writer.fetch(
-            SQL(
-                "SELECT DISTINCT ON (s.source_id) s.row FROM {staged} AS s WHERE NOT EXISTS "
-                "(SELECT FROM public.calculations AS c WHERE c.source_id = s.source_id AND {own}) "
-                "ORDER BY s.source_id, s.row"
-            ),
-            staged=staged,
-            own=owned_by(self.owner, "c"),
-        )
-        if not found:
-            return
-        self._new = {row for (row,) in found}
-        with self.writer.cursor as cursor:
-            cursor.execute(
-                SQL(
-                    "INSERT INTO public.calculations ({listed}) SELECT {values} FROM {staged} AS s WHERE s.row = ANY (%s)"
-                ).format(listed=listed(names), values=self.writer.values(names), staged=staged),
-                (sorted(self._new),),
-            )
-            self.account.n_inserted += cursor.rowcount
+    def _refuse(self, pairs: _Pairs) -> IntArray:
+        """Refuse what ``on_conflict`` does not allow; the rows."""
+        if self.on_conflict == "update":
+            return np.zeros(0, np.int64)
+        stored = (self.kinds[pairs.rows] == _STORED) & ~pairs.new
+        again = ~stored & ~pairs.new & ~pairs.same
+        if self.on_conflict == "skip":
+            stored &= ~pairs.same
+        for mask, (code, reason) in ((stored, _IF_STORED[self.on_conflict]), (again, _IF_REPEATED)):
+            self.account.reject(pairs.rows[mask], "source_id", pairs.source_ids[mask].tolist(), code, reason)
+        return np.asarray(pairs.rows[stored | again])
 
     @staticmethod
     def _filled(table: pa.Table) -> pa.Table:

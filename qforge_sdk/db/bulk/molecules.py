@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy import Connection
 
+from qforge_sdk.chem.formula import composition
 from qforge_sdk.db.bulk.account import Account
 from qforge_sdk.db.bulk.columns import MOLECULE_RULES, Chunk, check_names, chunks, is_null
 from qforge_sdk.db.bulk.rebuild import without_indexes
@@ -170,14 +171,10 @@ def _check_formulas(chunk: Chunk, formulas: pa.Array, here: IntArray, account: A
     differs = np.asarray(
         pc.fill_null(pc.not_equal(given, computed), False).to_numpy(zero_copy_only=False), dtype=bool
     )
-    chunk.reject(
-        differs,
-        account,
-        "formula",
-        given,
-        "formula_mismatch",
-        "the structure has another formula; correct it or leave it out",
-    )
+    for at in np.flatnonzero(differs & chunk.good).tolist():
+        differs[at] = composition(given[at].as_py()) != composition(computed[at].as_py())
+    reason = "the structure has another formula; correct it or leave it out"
+    chunk.reject(differs, account, "formula", given, "formula_mismatch", reason)
 
 
 def check_option(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -16,7 +18,11 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 Fault: TypeAlias = tuple[BoolArray, str, str]
 Checked: TypeAlias = tuple[pa.Array, list[Fault]]
 
-_MISSING_WORDS: Final = frozenset({"", "na", "nan", "n/a", "null", "none", "<na>"})
+_MISSING_WORDS: Final = pa.array(["", "na", "nan", "n/a", "null", "none", "<na>"])
+_FAR: Final = decimal.Decimal(2**64)
+_DIGITS: Final = r"^-?[0-9]{1,18}$"
+# As JSON writes it: after an even number of backslashes.
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +92,9 @@ def integer(*, least: int, most: int, type_: pa.DataType | None = None) -> Calla
     target = type_ or pa.int64()
 
     def check(column: pa.Array) -> Checked:
-        if pa.types.is_integer(column.type) and column.type != pa.uint64():
-            array, wrong = pc.cast(column, pa.int64()), np.zeros(len(column), bool)
-        else:
-            floats, wrong = _floats(column)
-            fraction = _mask(pc.not_equal(floats, pc.round(floats))) | _mask(pc.invert(pc.is_finite(floats)))
-            fraction |= _mask(pc.greater(pc.abs(floats), 2.0**53))
-            wrong = wrong | fraction
-            array = pc.cast(_blank(floats, fraction), pa.int64(), safe=False)
+        array, wrong, outside = _integers(column)
         faults = _faults(wrong, "wrong_type", "this is not a whole number")
-        outside = _mask(pc.or_(pc.less(array, least), pc.greater(array, most)))
+        outside |= _mask(pc.or_(pc.less(array, least), pc.greater(array, most)))
         faults += _faults(outside, "out_of_range", f"it must lie between {least:,} and {most:,}")
         return pc.cast(_without(array, faults), target), faults
 
@@ -109,6 +108,7 @@ def text(*, longest: int | None = None, exactly: int | None = None) -> Callable[
         array, faults = _strings(column)
         array = _blank(array, _mask(pc.equal(array, "")))
         faults += _faults(_mask(pc.match_substring(array, "\x00")), "control_character", "it holds a NUL character")
+        array = _without(array, faults)
         if longest is not None and len(array):
             long = _mask(pc.greater(pc.utf8_length(array), longest))
             faults += _faults(long, "too_long", f"at most {longest} characters are stored")
@@ -137,7 +137,7 @@ def flag(column: pa.Array) -> Checked:
     """True or false, also as 0 and 1 and as words."""
     if pa.types.is_boolean(column.type):
         return column, []
-    words, faults = _strings(column)
+    words, faults = _strings(pc.cast(column, pa.string()) if pa.types.is_floating(column.type) else column)
     words = pc.utf8_lower(words)
     yes = pc.is_in(words, pa.array(["true", "t", "1", "yes", "1.0"]))
     no = pc.is_in(words, pa.array(["false", "f", "0", "no", "0.0"]))
@@ -153,10 +153,10 @@ def json_object(column: pa.Array) -> Checked:
         return pc.cast(column, pa.string()), []
     found: list[str | None] = []
     wrong = np.zeros(len(column), bool)
-    for place, value in enumerate(column.to_pylist()):
+    for place, value in enumerate(column):
         try:
-            found.append(_json_text(value))
-        except (TypeError, ValueError):
+            found.append(_json_text(value.as_py(maps_as_pydicts="strict")))
+        except (TypeError, ValueError, KeyError):
             found.append(None)
             wrong[place] = True
     return pa.array(found, pa.string()), _faults(wrong, "not_json", "this is no JSON object that PostgreSQL stores")
@@ -171,7 +171,7 @@ def _json_text(value: Any) -> str | None:
     written = json.dumps(parsed, allow_nan=False, ensure_ascii=False)
     # PostgreSQL stores neither NUL nor half of a surrogate pair.
     written.encode()
-    if "\\u0000" in written:
+    if _NUL.search(written):
         raise ValueError(value)
     return written
 
@@ -201,24 +201,73 @@ def _floats(column: pa.Array) -> tuple[pa.Array, BoolArray]:
         return pc.cast(column, pa.float64(), safe=False), nothing
     if not _is_text(kind):
         return pa.nulls(len(column), pa.float64()), _mask(pc.is_valid(column))
+    words = _words(column)
     try:
-        return pc.cast(column, pa.float64()), nothing
+        return pc.cast(words, pa.float64()), nothing
     except pa.ArrowInvalid:
-        parsed = [_parse(value) for value in column.to_pylist()]
-        wrong = np.array([value is False for value in parsed], bool)
-        return pa.array([None if value is False else value for value in parsed], pa.float64()), wrong
+        return _parsed(words, _parse_float, pa.float64())
 
 
-def _parse(value: str | None) -> float | bool | None:
-    """The number that a text says, None when it says nothing, False when it says something else."""
-    if value is None or value.strip().lower() in _MISSING_WORDS:
-        return None
-    try:
-        parsed = float(value)
-    except ValueError:
-        return False
+def _integers(column: pa.Array) -> tuple[pa.Array, BoolArray, BoolArray]:
+    """Int64 values, where there were none, and where they are too large for the type."""
+    kind = column.type
+    nothing = np.zeros(len(column), bool)
+    if pa.types.is_integer(kind):
+        outside = _mask(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64()))) if kind == pa.uint64() else nothing
+        return pc.cast(_blank(column, outside), pa.int64()), nothing, outside
+    if _is_text(kind) or pa.types.is_decimal(kind):
+        return _integers_of_text(_words(column))
+    floats, wrong = _floats(column)
+    outside = _mask(pc.and_(pc.is_finite(floats), pc.greater_equal(pc.abs(floats), 2.0**63)))
+    # Beyond 2**53 a float does not say which whole number was meant.
+    exact = pc.and_(pc.equal(floats, pc.round(floats)), pc.less_equal(pc.abs(floats), 2.0**53))
+    wrong |= _mask(pc.invert(exact)) & ~outside
+    return pc.cast(_blank(floats, wrong | outside), pa.int64()), wrong, outside
+
+
+def _integers_of_text(words: pa.Array) -> tuple[pa.Array, BoolArray, BoolArray]:
+    nothing = np.zeros(len(words), bool)
+    if pc.all(pc.match_substring_regex(words, _DIGITS)).as_py() is not False:
+        return pc.cast(words, pa.int64()), nothing, nothing
+    parsed, wrong = _parsed(words, _parse_integer, pa.decimal128(38))
+    outside = _mask(pc.greater(pc.abs(parsed), pa.scalar(decimal.Decimal(2**63 - 1), pa.decimal128(38))))
+    return pc.cast(_blank(parsed, outside), pa.int64()), wrong, outside
+
+
+def _words(column: pa.Array) -> pa.Array:
+    """Text without the blanks around it; null where it says that there is nothing."""
+    words = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+    return _blank(words, _mask(pc.is_in(pc.utf8_lower(words), _MISSING_WORDS)))
+
+
+def _parsed(
+    words: pa.Array, parse: Callable[[str], float | decimal.Decimal], kind: pa.DataType
+) -> tuple[pa.Array, BoolArray]:
+    """Each text on its own, and where that failed."""
+    found: list[float | decimal.Decimal | None] = []
+    wrong = np.zeros(len(words), bool)
+    for place, value in enumerate(words.to_pylist()):
+        try:
+            found.append(None if value is None else parse(value))
+        except (ValueError, ArithmeticError):
+            found.append(None)
+            wrong[place] = True
+    return pa.array(found, kind), wrong
+
+
+def _parse_float(value: str) -> float:
     # "1_000" is a number to Python and to nobody else.
-    return False if "_" in value else parsed
+    if "_" in value:
+        raise ValueError(value)
+    return float(value)
+
+
+def _parse_integer(value: str) -> decimal.Decimal:
+    parsed = decimal.Decimal(value)
+    if "_" in value or not parsed.is_finite() or parsed != parsed.to_integral_value():
+        raise ValueError(value)
+    # As far outside as any that the type cannot hold.
+    return max(min(parsed, _FAR), -_FAR).quantize(decimal.Decimal(1))
 
 
 def _strings(column: pa.Array) -> tuple[pa.Array, list[Fault]]:

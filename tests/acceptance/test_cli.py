@@ -1,0 +1,176 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import Result
+from sqlalchemy import NullPool, create_engine, text
+from typer.testing import CliRunner
+
+import qforge_sdk as qf
+from qforge_sdk.cli import app
+from qforge_sdk.data import load_sample
+
+Run = Callable[..., Result]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run ``qforge`` with arguments, in a terminal wide enough not to fold words."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def demo_dir() -> Iterator[Path]:
+    """Data folder that ``qforge demo`` left behind, run once as a program of its own."""
+    with tempfile.TemporaryDirectory(prefix="qforge-cli-") as folder:
+        path = Path(folder) / "demo"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "qforge_sdk.cli", "demo", "--data-dir", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        (Path(folder) / "demo.txt").write_text(done.stdout)
+        yield path
+
+
+def test_demo_loads_looks_and_exports(demo_dir: Path):
+    printed = (demo_dir.parent / "demo.txt").read_text()
+    n_rows = load_sample().calculations.num_rows
+    assert f"{n_rows:,}" in printed
+    assert re.search(rf"calculations read back\s*│\s*{n_rows:,}", printed)
+    for word in ("PostgreSQL is up", "median gap (eV)", "hartree", "COPY", "qf.connect(data_dir="):
+        assert word in printed
+
+
+def test_demo_twice_inserts_nothing_again(demo_dir: Path, run: Run):
+    again = run("demo", "--data-dir", demo_dir)
+    assert again.exit_code == 0, again.output
+    assert re.findall(r"inserted\s*│\s*([\d,]+)", again.output) == ["0", "0", "0"]
+
+
+def test_doctor_passes_and_leaves_no_trace(demo_dir: Path, run: Run):
+    def rows() -> list[int]:
+        with qf.connect(data_dir=demo_dir) as client:
+            return [client.sql(f"SELECT count(*) AS n FROM {table}").n[0] for table in ("molecules", "event_logs")]
+
+    before = rows()
+    found = run("doctor", "--data-dir", demo_dir)
+    assert found.exit_code == 0, found.output
+    assert "9 passed, 0 failed" in found.output
+    assert rows() == before
+
+
+def test_doctor_fails_when_row_level_security_is_off(database_url: str, admin_url: str, run: Run):
+    with create_engine(admin_url, poolclass=NullPool).begin() as connection:
+        connection.execute(text("ALTER TABLE public.calculations DISABLE ROW LEVEL SECURITY"))
+    found = run("doctor", "--url", database_url)
+    assert found.exit_code == 1
+    assert "FAIL row level security: off or incomplete on: calculations" in found.output
+    assert "8 passed, 1 failed" in found.output
+
+
+def test_doctor_fails_when_a_trigger_is_gone(database_url: str, run: Run):
+    with create_engine(database_url, poolclass=NullPool).begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_insert ON public.calculations"))
+    found = run("doctor", "--url", database_url)
+    assert "FAIL events" in found.output
+    assert found.exit_code == 1
+
+
+def test_stats_prints_the_statistics(demo_dir: Path, run: Run):
+    found = run("stats", "--data-dir", demo_dir)
+    assert re.search(rf"total_calculations\s*│\s*{load_sample().calculations.num_rows:,}", found.output)
+
+
+def test_load_reports_every_row_and_writes_the_rejected_ones(database_url: str, run: Run, tmp_path: Path):
+    pd.DataFrame({"smiles": ["CCO", "C((", "O"], "energy": [-11.4, -1, "low"]}).to_csv(
+        tmp_path / "in.csv", index=False
+    )
+    with pytest.warns(qf.LoadWarning):
+        found = run("load", tmp_path / "in.csv", "--url", database_url, "--rejects", tmp_path / "bad.csv")
+    assert found.exit_code == 2
+    assert re.search(r"inserted\s*│\s*1 ", found.output)
+    assert pd.read_csv(tmp_path / "bad.csv")["code"].tolist() == ["syntax", "wrong_type"]
+
+
+def test_load_of_another_table_and_as_a_tenant(database_url: str, run: Run, tmp_path: Path):
+    user_id = "a11ce000-0000-4000-8000-000000000001"
+    pd.DataFrame({"smiles": ["CCO"], "name": ["ethanol"]}).to_parquet(tmp_path / "m.parquet")
+    done = run("load", tmp_path / "m.parquet", "--into", "molecules", "--url", database_url, "--user-id", user_id)
+    assert done.exit_code == 0, done.output
+    with qf.connect(database_url) as client:
+        assert client.molecules.query(columns=["name", "user_id"]).to_dict("records") == [
+            {"name": "ethanol", "user_id": user_id}
+        ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("load", "no.csv"), "there is no file"),
+        (("load", "x.csv", "--into", "events"), "calculations, molecules, atoms"),
+        (("load", "x.csv", "--on-error", "ignore"), "'collect', 'raise'"),
+        (("export", "/proc/nowhere"), "nowhere"),
+        (("restore", "nowhere"), "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(database_url: str, run: Run, arguments: tuple[str, ...], word: str):
+    found = run(*arguments, "--url", database_url)
+    assert found.exit_code != 0
+    assert word in found.output + found.stderr
+    assert "Traceback" not in found.output + found.stderr
+
+
+def test_a_server_that_is_not_there_is_one_line_without_the_password(run: Run):
+    found = run("stats", "--url", "postgresql://me:canary-4711@127.0.0.1:1/none")
+    assert found.exit_code == 1
+    assert "ConnectionFailed" in found.stderr
+    assert "canary-4711" not in found.output + found.stderr
+
+
+def test_export_and_restore_bring_the_rows_over(database_url: str, empty_database_url: str, run: Run, tmp_path: Path):
+    with qf.connect(database_url) as client:
+        client.calculations.create(smiles="CCO", energy=-11.4)
+    assert run("db", "upgrade", "--url", empty_database_url).exit_code == 0
+    exported = run("export", tmp_path / "out", "--url", database_url)
+    assert exported.exit_code == 0, exported.output
+    restored = run("restore", tmp_path / "out", "--url", empty_database_url)
+    assert restored.exit_code == 0, restored.output
+    with qf.connect(empty_database_url) as client:
+        assert client.calculations.query()["energy"].tolist() == [-11.4]
+
+
+def test_db_upgrade_status_and_sql(empty_database_url: str, run: Run):
+    before = run("db", "status", "--url", empty_database_url)
+    assert (before.exit_code, "no qforge tables" in before.output) == (1, True)
+    assert "an empty database to revision 0001" in run("db", "upgrade", "--url", empty_database_url).output
+    assert "already at revision 0001" in run("db", "upgrade", "--url", empty_database_url).output
+    assert run("db", "status", "--url", empty_database_url).exit_code == 0
+    assert "CREATE POLICY tenant_select ON public.molecules" in run("db", "sql").output
+
+
+def test_db_upgrade_keeps_an_embedded_server(run: Run, tmp_path: Path):
+    with tempfile.TemporaryDirectory(prefix="qforge-cli-") as folder:
+        assert "revision 0001" in run("db", "upgrade", "--data-dir", Path(folder) / "data").output
+
+
+def test_version_and_help_name_every_command(run: Run):
+    assert run("--version").output.strip() == f"qforge_sdk {qf.__version__}"
+    shown = run("--help").output
+    for command in ("demo", "doctor", "load", "export", "restore", "stats", "db"):
+        assert command in shown
