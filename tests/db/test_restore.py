@@ -27,8 +27,10 @@ from qforge_sdk.errors import (
     SchemaOutdated,
 )
 from qforge_sdk.parquet import ExportReport, RestoreReport, export_tables, restore_tables
+from qforge_sdk.parquet.manifest import read_manifest
 from tests.fixtures.awkward import all_rows, rows_of, store_awkward
 from tests.fixtures.databases import DatabasesOf
+from tests.fixtures.servers import PostgresServer
 from tests.fixtures.tenants import ALICE
 
 
@@ -58,6 +60,14 @@ def folder(exported: ExportReport, tmp_path: Path) -> Path:
 def target(engine: Engine) -> Engine:
     """Engine of the service on an empty database."""
     return engine
+
+
+@pytest.fixture
+def second(databases_of: DatabasesOf) -> Iterator[Engine]:
+    """The same on another one."""
+    databases = databases_of()
+    with databases.clone() as name:
+        yield create_engine(databases.url(name), poolclass=NullPool)
 
 
 def export(engine: Engine, folder: Path, **options: Any) -> ExportReport:
@@ -91,91 +101,88 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) ->
     path.write_text(json.dumps(manifest))
 
 
-def test_every_row_comes_back_as_it_was(awkward: ExportReport, engine: Engine, target: Engine, folder: Path) -> None:
+def test_every_row_comes_back_as_it_was(exported: ExportReport, source: Engine, target: Engine, folder: Path) -> None:
     report = restore(target, folder)
-    assert_same_rows(engine, target)
-    assert report.rows == report.inserted == awkward.rows
+    assert_same_rows(source, target)
+    assert report.rows == report.inserted == exported.rows
     assert report.existing == dict.fromkeys(TABLES, 0)
 
 
 @pytest.mark.parametrize("version", [15, 16])
 def test_export_of_18_restores_on_older_servers(
-    awkward: ExportReport, engine: Engine, folder: Path, databases_of: DatabasesOf, version: int
+    source: Engine, folder: Path, databases_of: DatabasesOf, version: int
 ) -> None:
     databases = databases_of(version)
     with databases.clone() as name:
         target = create_engine(databases.url(name), poolclass=NullPool)
         restore(target, folder)
-        assert_same_rows(engine, target)
+        assert_same_rows(source, target)
         export(target, folder.with_name("back"), tables=["molecules"])
-    hashes = [json.loads((path / "manifest.json").read_text())["tables"]["molecules"]["content_hash"]
-              for path in (folder, folder.with_name("back"))]  # fmt: skip
-    assert hashes[0] == hashes[1]
+    there, back = (read_manifest(path).tables["molecules"] for path in (folder, folder.with_name("back")))
+    assert back.content_hash == there.content_hash
 
 
-def test_restore_as_postgres_of_supabase(
-    awkward: ExportReport, engine: Engine, folder: Path, databases_of: DatabasesOf
-) -> None:
+def test_restore_as_postgres_of_supabase(source: Engine, folder: Path, databases_of: DatabasesOf) -> None:
     databases = databases_of(18, supabase=True)
     with databases.clone() as name:
         target = create_engine(databases.url(name), poolclass=NullPool)
         restore(target, folder)
-        assert_same_rows(engine, target)
+        assert_same_rows(source, target)
 
 
-def test_second_restore_finds_every_row_there(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_second_restore_finds_every_row_there(exported: ExportReport, target: Engine, folder: Path) -> None:
     restore(target, folder)
     before = all_rows(target)
     again = restore(target, folder)
-    assert again.existing == awkward.rows
+    assert again.existing == exported.rows
     assert again.inserted == dict.fromkeys(TABLES, 0)
     assert all_rows(target) == before
 
 
-def test_restore_where_it_was_exported_changes_nothing(awkward: ExportReport, engine: Engine, folder: Path) -> None:
-    before = all_rows(engine)
-    assert restore(engine, folder).existing == awkward.rows
-    assert all_rows(engine) == before
+def test_restore_where_it_was_exported_changes_nothing(exported: ExportReport, source: Engine, folder: Path) -> None:
+    before = all_rows(source)
+    assert restore(source, folder).existing == exported.rows
+    assert all_rows(source) == before
 
 
-def test_lost_rows_come_back_and_others_stay(awkward: ExportReport, engine: Engine, folder: Path) -> None:
-    before = all_rows(engine)
-    execute(engine, "DELETE FROM molecules WHERE user_id = :alice", alice=ALICE)
-    execute(engine, "INSERT INTO molecules (smiles, formula) VALUES ('new', 'x')")
-    report = restore(engine, folder)
-    assert report.inserted["molecules"] == 8
-    after = all_rows(engine)
+def test_lost_rows_come_back_and_others_stay(target: Engine, folder: Path) -> None:
+    restore(target, folder)
+    before = all_rows(target)
+    execute(target, "DELETE FROM molecules WHERE user_id = :alice", alice=ALICE)
+    execute(target, "INSERT INTO molecules (smiles, formula) VALUES ('new', 'x')")
+    assert restore(target, folder).inserted["molecules"] == 8
+    after = all_rows(target)
     assert [row for row in after["molecules"] if ",new,x," not in row] == before["molecules"]
     assert after["calculations"] == before["calculations"]
 
 
-def test_new_rows_get_ids_beyond_the_restored_ones(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_new_rows_get_ids_beyond_the_restored_ones(target: Engine, folder: Path) -> None:
     restore(target, folder)
     last = execute(target, "SELECT max(id) FROM molecules")
     assert execute(target, "INSERT INTO molecules (smiles, formula) VALUES ('new', 'x') RETURNING id") == last + 1
 
 
-def test_first_id_is_not_given_twice(engine: Engine, target: Engine, folder: Path) -> None:
+def test_first_id_is_not_given_twice(engine: Engine, second: Engine, tmp_path: Path) -> None:
     execute(engine, "INSERT INTO molecules (smiles, formula) VALUES ('C', 'x')")
-    export(engine, folder)
-    restore(target, folder)
-    assert execute(target, "INSERT INTO molecules (smiles, formula) VALUES ('N', 'x') RETURNING id") == 2
+    export(engine, tmp_path / "e")
+    restore(second, tmp_path / "e")
+    assert execute(second, "INSERT INTO molecules (smiles, formula) VALUES ('N', 'x') RETURNING id") == 2
 
 
-def test_report_is_one_readable_line(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_report_is_one_readable_line(target: Engine, folder: Path) -> None:
     assert f"{folder}: molecules: 32 (32 new, 0 there already), calculations: 36" in repr(restore(target, folder))
 
 
-def test_many_rows_keep_their_indexes_and_keys(engine: Engine, target: Engine, folder: Path) -> None:
+def test_many_rows_keep_their_indexes_and_keys(engine: Engine, second: Engine, tmp_path: Path) -> None:
     execute(
         engine, "INSERT INTO molecules (smiles, formula) SELECT 'C' || n, 'x' FROM generate_series(1, 60000) AS n"
     )
-    export(engine, folder, tables=["molecules"], partitions=2)
+    export(engine, tmp_path / "e", tables=["molecules"], partitions=2)
     shape = "SELECT string_agg(indexdef, ' ' ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public'"
-    before = execute(target, shape)
-    assert restore(target, folder).inserted == {"molecules": 60000}
-    assert execute(target, shape) == before
-    assert rows_of(target, "molecules") == rows_of(engine, "molecules")
+    before = execute(second, shape)
+    assert restore(second, tmp_path / "e").inserted == {"molecules": 60000}
+    assert execute(second, shape) == before
+    assert rows_of(second, "molecules") == rows_of(engine, "molecules")
 
 
 @pytest.mark.parametrize(
@@ -190,16 +197,17 @@ def test_many_rows_keep_their_indexes_and_keys(engine: Engine, target: Engine, f
         "UPDATE event_logs SET status = 'warning'",
     ],
 )
-def test_row_that_differs_is_a_conflict(awkward: ExportReport, engine: Engine, folder: Path, change: str) -> None:
-    execute(engine, change)
-    before = all_rows(engine)
+def test_row_that_differs_is_a_conflict(target: Engine, folder: Path, change: str) -> None:
+    restore(target, folder)
+    execute(target, change)
+    before = all_rows(target)
     with pytest.raises(Conflict, match="stored already with other content") as caught:
-        restore(engine, folder)
+        restore(target, folder)
     assert caught.value.existing_id is not None
-    assert all_rows(engine) == before
+    assert all_rows(target) == before
 
 
-def test_same_molecule_under_another_id_is_a_conflict(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_same_molecule_under_another_id_is_a_conflict(target: Engine, folder: Path) -> None:
     execute(
         target, "INSERT INTO molecules (id, user_id, smiles, formula) VALUES (999, :alice, 'CCO', 'x')", alice=ALICE
     )
@@ -209,24 +217,21 @@ def test_same_molecule_under_another_id_is_a_conflict(awkward: ExportReport, tar
     assert execute(target, "SELECT count(*) FROM molecules") == 1
 
 
-def test_changes_since_a_time_go_on_top(awkward: ExportReport, engine: Engine, target: Engine, folder: Path) -> None:
-    restore(target, folder)
+def test_changes_since_a_time_go_on_top(engine: Engine, second: Engine, folder: Path) -> None:
+    restore(engine, folder)
+    restore(second, folder)
     since = str(execute(engine, "SELECT clock_timestamp()"))
-    calculation = execute(engine, "INSERT INTO calculations (molecule_id, energy) VALUES (1, 0.5) RETURNING id")
+    key = execute(engine, "INSERT INTO calculations (molecule_id, energy) VALUES (1, 0.5) RETURNING id")
     export(engine, folder.with_name("later"), since=since, tables=["molecules", "calculations"])
-    report = restore(target, folder.with_name("later"))
+    report = restore(second, folder.with_name("later"))
     assert (report.inserted["calculations"], report.existing["molecules"]) == (1, report.rows["molecules"])
-    assert rows_of(target, "calculations", f"id = {calculation}") == rows_of(
-        engine, "calculations", f"id = {calculation}"
-    )
+    assert rows_of(second, "calculations", f"id = {key}") == rows_of(engine, "calculations", f"id = {key}")
 
 
-def test_rows_without_their_parents_are_refused(
-    awkward: ExportReport, engine: Engine, target: Engine, folder: Path
-) -> None:
-    export(engine, folder.with_name("part"), tables=["calculations"])
+def test_rows_without_their_parents_are_refused(source: Engine, target: Engine, tmp_path: Path) -> None:
+    export(source, tmp_path / "part", tables=["calculations"])
     with pytest.raises(InvalidInput, match="foreign key"):
-        restore(target, folder.with_name("part"))
+        restore(target, tmp_path / "part")
     assert execute(target, "SELECT count(*) FROM calculations") == 0
 
 
@@ -247,7 +252,7 @@ def flip_a_byte(path: Path) -> None:
     ids=["flipped", "truncated", "emptied", "deleted"],
 )
 def test_damaged_file_is_named_before_anything_is_written(
-    awkward: ExportReport, target: Engine, folder: Path, damage: Callable[[Path], Any], message: str
+    target: Engine, folder: Path, damage: Callable[[Path], Any], message: str
 ) -> None:
     path = folder / "atomic_properties" / "part-00000.parquet"
     damage(path)
@@ -257,7 +262,7 @@ def test_damaged_file_is_named_before_anything_is_written(
     assert execute(target, "SELECT count(*) FROM event_logs") == 0
 
 
-def test_file_that_no_manifest_names_is_refused(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_file_that_no_manifest_names_is_refused(target: Engine, folder: Path) -> None:
     first = folder / "molecules" / "part-00000.parquet"
     first.with_name("part-00001.parquet").write_bytes(first.read_bytes())
     with pytest.raises(ExportMismatch, match=r"part-00001\.parquet is not in the manifest"):
@@ -280,30 +285,28 @@ def test_folder_without_manifest_is_no_export(target: Engine, tmp_path: Path) ->
     ],
 )
 def test_manifest_that_cannot_be_trusted_is_refused(
-    awkward: ExportReport, target: Engine, folder: Path, change: Callable[[Any], Any], message: str
+    target: Engine, folder: Path, change: Callable[[Any], Any], message: str
 ) -> None:
     change_manifest(folder, change)
     with pytest.raises(ExportMismatch, match=message):
         restore(target, folder)
 
 
-def test_text_that_is_no_manifest_is_refused(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_text_that_is_no_manifest_is_refused(target: Engine, folder: Path) -> None:
     (folder / "manifest.json").write_text('{"format": "qforge-export", ')
     with pytest.raises(ExportMismatch, match="cannot be read as a manifest"):
         restore(target, folder)
 
 
 @pytest.mark.parametrize("entry", [{"content_hash": "0" * 32}, {"rows": 33}])
-def test_stored_rows_must_fit_the_manifest(
-    awkward: ExportReport, target: Engine, folder: Path, entry: dict[str, Any]
-) -> None:
+def test_stored_rows_must_fit_the_manifest(target: Engine, folder: Path, entry: dict[str, Any]) -> None:
     change_manifest(folder, lambda m: m["tables"]["molecules"].update(entry))
     with pytest.raises(ExportMismatch, match="molecules: the manifest says"):
         restore(target, folder)
     assert {table: rows_of(target, table) for table in TABLES} == {table: [] for table in TABLES}
 
 
-def test_trigger_that_changes_rows_is_noticed(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_trigger_that_changes_rows_is_noticed(target: Engine, folder: Path) -> None:
     execute(
         target,
         """
@@ -317,7 +320,7 @@ def test_trigger_that_changes_rows_is_noticed(awkward: ExportReport, target: Eng
     assert execute(target, "SELECT count(*) FROM molecules") == 0
 
 
-def test_file_of_another_table_is_refused(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_file_of_another_table_is_refused(target: Engine, folder: Path) -> None:
     def swap(manifest: dict[str, Any]) -> None:
         manifest["tables"]["molecules"] = manifest["tables"]["calculations"]
 
@@ -326,20 +329,20 @@ def test_file_of_another_table_is_refused(awkward: ExportReport, target: Engine,
         restore(target, folder)
 
 
-def test_unknown_revision_of_the_export_is_refused(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_unknown_revision_of_the_export_is_refused(target: Engine, folder: Path) -> None:
     change_manifest(folder, lambda m: m.update(schema_revision="9999"))
     with pytest.raises(SchemaOutdated, match="pip install -U") as caught:
         restore(target, folder)
     assert caught.value.found == "9999"
 
 
-def test_database_without_schema_is_refused(awkward: ExportReport, empty_database_url: str, folder: Path) -> None:
+def test_database_without_schema_is_refused(empty_database_url: str, folder: Path) -> None:
     with pytest.raises(SchemaMissing):
         restore(create_engine(empty_database_url, poolclass=NullPool), folder)
 
 
 def test_statement_timeout_does_not_end_a_restore(
-    awkward: ExportReport, target: Engine, folder: Path, server: Any
+    exported: ExportReport, target: Engine, folder: Path, server: PostgresServer
 ) -> None:
     execute(
         target,
@@ -350,11 +353,11 @@ def test_statement_timeout_does_not_end_a_restore(
         """,
     )
     server.execute(f"ALTER DATABASE {target.url.database} SET statement_timeout = 200")
-    assert restore(target, folder).inserted == awkward.rows
+    assert restore(target, folder).inserted == exported.rows
 
 
 def test_login_that_is_nobody_restores_nothing(
-    awkward: ExportReport, target: Engine, folder: Path, tenant_login: Callable[[str, None], str]
+    target: Engine, folder: Path, tenant_login: Callable[[str, None], str]
 ) -> None:
     url = target.url.render_as_string(hide_password=False)
     nobody = create_engine(tenant_login(url, None), poolclass=NullPool)
@@ -362,14 +365,14 @@ def test_login_that_is_nobody_restores_nothing(
         restore(nobody, folder)
 
 
-def test_pooled_connection_is_clean_afterwards(awkward: ExportReport, target: Engine, folder: Path) -> None:
+def test_pooled_connection_is_clean_afterwards(exported: ExportReport, target: Engine, folder: Path) -> None:
     pooled = create_engine(target.url, pool_size=1, max_overflow=0)
     manifest = (folder / "manifest.json").read_text()
     change_manifest(folder, lambda m: m["tables"]["molecules"].update(content_hash="0" * 32))
     with pytest.raises(ExportMismatch):
         restore(pooled, folder)
     (folder / "manifest.json").write_text(manifest)
-    assert restore(pooled, folder).inserted == awkward.rows
+    assert restore(pooled, folder).inserted == exported.rows
     assert execute(pooled, "SELECT count(*) FROM pg_class WHERE relname LIKE 'restore_%'") == 0
     pooled.dispose()
 
@@ -413,20 +416,20 @@ def as_text(record: dict[str, Any]) -> dict[str, Any]:
     return {name: repr(value) if isinstance(value, float) else value for name, value in record.items()}
 
 
-def test_any_record_comes_back_from_parquet(engine: Engine, target: Engine, long: bool) -> None:
+def test_any_record_comes_back_from_parquet(engine: Engine, second: Engine, long: bool) -> None:
     @settings(
         max_examples=300 if long else 15, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
     )
     @given(st.lists(CALCULATION, min_size=1, max_size=20))
     def round_trip(records: list[dict[str, Any]]) -> None:
-        for side in (engine, target):
+        for side in (engine, second):
             execute(side, "TRUNCATE molecules CASCADE; TRUNCATE event_logs")
         with engine.begin() as connection:
             connection.execute(text("INSERT INTO molecules (id, smiles, formula) VALUES (1, 'C', 'CH4')"))
             connection.execute(INSERT, [as_text(record) for record in records])
         with tempfile.TemporaryDirectory() as folder:
             export(engine, Path(folder), tables=["molecules", "calculations"])
-            restore(target, Path(folder))
-        assert rows_of(target, "calculations") == rows_of(engine, "calculations")
+            restore(second, Path(folder))
+        assert rows_of(second, "calculations") == rows_of(engine, "calculations")
 
     round_trip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,24 +42,34 @@ CONTENT = {
 OWNER = {"molecules": "m", "calculations": "c", "atomic_properties": "a", "batch_jobs": "b", "batch_items": "i"}
 
 
-@pytest.fixture
-def target(databases_of: DatabasesOf) -> Iterator[Engine]:
-    """Engine of the service on a second database, empty."""
+@pytest.fixture(scope="module")
+def source(databases_of: DatabasesOf) -> Iterator[Engine]:
+    """Engine of the service on a database of Alice's and Bob's rows, which no test changes."""
     databases = databases_of()
     with databases.clone() as name:
-        yield create_engine(databases.url(name), poolclass=NullPool)
+        engine = create_engine(databases.url(name), poolclass=NullPool)
+        store_awkward(engine, (ALICE, BOB))
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def alices(source: Engine, tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    """Alice's export of that database."""
+    return export(source, tmp_path_factory.mktemp("module") / "export", ALICE)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """Where the test's own export goes."""
     return tmp_path / "export"
 
 
 @pytest.fixture
-def alices(engine: Engine, folder: Path) -> ExportReport:
-    """Alice's export: her rows, no public ones."""
-    store_awkward(engine, (ALICE, BOB))
-    return export(engine, folder, ALICE)
+def target(databases_of: DatabasesOf) -> Iterator[Engine]:
+    """Engine of the service on an empty database."""
+    databases = databases_of()
+    with databases.clone() as name:
+        yield create_engine(databases.url(name), poolclass=NullPool)
 
 
 def export(engine: Engine, folder: Path, tenant: uuid.UUID | None, **options: Any) -> ExportReport:
@@ -90,27 +101,27 @@ def counts(engine: Engine, owner: uuid.UUID) -> dict[str, int]:
 
 
 def test_rows_come_back_under_new_ids_with_their_references(
-    alices: ExportReport, engine: Engine, target: Engine, folder: Path
+    alices: ExportReport, source: Engine, target: Engine
 ) -> None:
     # Ids of the target are taken already, in another order.
     store_awkward(target, (BOB,))
-    report = restore(target, folder)
+    report = restore(target, alices.folder)
     assert report.inserted == report.rows == {table: alices.rows[table] for table in RESTORED}
     assert list(report.rows.values()) == [8, 9, 10, 2, 6]
     for table in RESTORED:
-        assert content(target, table, ALICE) == content(engine, table, ALICE)
+        assert content(target, table, ALICE) == content(source, table, ALICE)
     assert execute(target, "SELECT min(id) FROM molecules WHERE user_id = :alice", alice=ALICE) > 8
 
 
-def test_times_are_given_by_the_database(alices: ExportReport, target: Engine, folder: Path) -> None:
-    restore(target, folder)
+def test_times_are_given_by_the_database(alices: ExportReport, target: Engine) -> None:
+    restore(target, alices.folder)
     assert execute(target, "SELECT count(DISTINCT created_at) FROM molecules") == 1
 
 
-def test_another_tenants_rows_stay_as_they_were(alices: ExportReport, target: Engine, folder: Path) -> None:
+def test_another_tenants_rows_stay_as_they_were(alices: ExportReport, target: Engine) -> None:
     store_awkward(target, (BOB, PUBLIC_USER_ID, None))
     before = all_rows(target)
-    restore(target, folder)
+    restore(target, alices.folder)
     after = all_rows(target)
     assert all(set(before[table]) <= set(after[table]) for table in TABLES)
     assert execute(target, "SELECT count(*) FROM calculations c JOIN molecules m ON m.id = c.molecule_id "
@@ -118,19 +129,19 @@ def test_another_tenants_rows_stay_as_they_were(alices: ExportReport, target: En
                    alice=ALICE, public=PUBLIC_USER_ID) == 0  # fmt: skip
 
 
-def test_second_restore_finds_every_row_there(alices: ExportReport, target: Engine, folder: Path) -> None:
-    restore(target, folder)
+def test_second_restore_finds_every_row_there(alices: ExportReport, target: Engine) -> None:
+    restore(target, alices.folder)
     before = all_rows(target)
-    again = restore(target, folder)
+    again = restore(target, alices.folder)
     assert again.existing == again.rows
     assert all_rows(target) == before
 
 
-def test_restore_where_it_was_exported_changes_nothing(alices: ExportReport, engine: Engine, folder: Path) -> None:
-    before = all_rows(engine)
-    report = restore(engine, folder)
+def test_restore_where_it_was_exported_changes_nothing(alices: ExportReport, source: Engine) -> None:
+    before = all_rows(source)
+    report = restore(source, alices.folder)
     assert report.existing == report.rows
-    assert all_rows(engine) == before
+    assert all_rows(source) == before
 
 
 def test_public_rows_of_the_same_database_are_used_again(engine: Engine, folder: Path) -> None:
@@ -172,16 +183,16 @@ def test_own_and_public_molecules_of_one_structure_become_one(engine: Engine, ta
 
 
 def test_molecules_that_are_there_are_used_whatever_their_name(
-    alices: ExportReport, engine: Engine, target: Engine, folder: Path
+    alices: ExportReport, source: Engine, target: Engine
 ) -> None:
     for owner, smiles in ((ALICE, "CCO"), (PUBLIC_USER_ID, "[Fe+2]"), (BOB, r"C/C=C\C")):
         insert = "INSERT INTO molecules (user_id, smiles, formula, name) VALUES (:owner, :smiles, 'x', 'there')"
         execute(target, insert, owner=owner, smiles=smiles)
-    report = restore(target, folder)
+    report = restore(target, alices.folder)
     assert report.existing["molecules"] == 2
     used = "SELECT count(*) FROM calculations c JOIN molecules m ON m.id = molecule_id WHERE m.name = 'there'"
     assert execute(target, used) == execute(
-        engine,
+        source,
         "SELECT count(*) FROM calculations c JOIN molecules m ON m.id = molecule_id "
         "WHERE c.user_id = :alice AND smiles IN ('CCO', '[Fe+2]')",
         alice=ALICE,
@@ -225,26 +236,24 @@ def test_thousands_of_references_move_along(engine: Engine, target: Engine, fold
     assert execute(target, agree) == 3000
 
 
-def test_events_are_left_out(alices: ExportReport, target: Engine, folder: Path) -> None:
-    report = restore(target, folder)
+def test_events_are_left_out(alices: ExportReport, target: Engine) -> None:
+    report = restore(target, alices.folder)
     assert alices.rows["event_logs"] > 0
     assert "event_logs" not in report.rows
     assert execute(target, "SELECT count(*) FROM event_logs WHERE recorded_by = 'program'") == 0
 
 
-def test_a_tenants_export_can_become_another_tenants(
-    alices: ExportReport, engine: Engine, target: Engine, folder: Path
-) -> None:
-    restore(target, folder, BOB)
-    assert content(target, "batch_items", BOB) == content(engine, "batch_items", ALICE)
+def test_a_tenants_export_can_become_another_tenants(alices: ExportReport, source: Engine, target: Engine) -> None:
+    restore(target, alices.folder, BOB)
+    assert content(target, "batch_items", BOB) == content(source, "batch_items", ALICE)
     assert sum(counts(target, ALICE).values()) == 0
 
 
 def test_tenant_login_restores_as_itself(
-    alices: ExportReport, target: Engine, folder: Path, tenant_login: Callable[[str, uuid.UUID], str]
+    alices: ExportReport, target: Engine, tenant_login: Callable[[str, uuid.UUID], str]
 ) -> None:
     login = create_engine(tenant_login(target.url.render_as_string(hide_password=False), ALICE), poolclass=NullPool)
-    report = restore_tables(login, Scope(), folder)
+    report = restore_tables(login, Scope(), alices.folder)
     assert report.inserted == counts(target, ALICE)
 
 
@@ -259,40 +268,38 @@ def test_export_of_several_owners_is_for_the_service(
     assert execute(target, "SELECT count(*) FROM molecules") == 0
 
 
-def test_service_puts_a_tenants_export_back_as_it_was(
-    alices: ExportReport, engine: Engine, target: Engine, folder: Path
-) -> None:
-    report = restore_tables(target, Scope(), folder)
+def test_service_puts_a_tenants_export_back_as_it_was(alices: ExportReport, source: Engine, target: Engine) -> None:
+    report = restore_tables(target, Scope(), alices.folder)
     assert report.inserted == alices.rows
-    assert set(all_rows(target)["calculations"]) <= set(all_rows(engine)["calculations"])
+    assert set(all_rows(target)["calculations"]) <= set(all_rows(source)["calculations"])
 
 
 def test_calculations_without_their_molecules_are_refused(
-    alices: ExportReport, engine: Engine, target: Engine, folder: Path
+    alices: ExportReport, source: Engine, target: Engine, tmp_path: Path
 ) -> None:
-    export(engine, folder.with_name("part"), ALICE, tables=["calculations"])
+    export(source, tmp_path / "part", ALICE, tables=["calculations"])
     with pytest.raises(InvalidInput, match="an export of molecules and calculations together") as caught:
-        restore(target, folder.with_name("part"))
+        restore(target, tmp_path / "part")
     assert caught.value.field == "molecule_id"
 
 
-def test_other_calculation_of_the_same_source_is_a_conflict(
-    alices: ExportReport, engine: Engine, folder: Path
-) -> None:
-    execute(engine, "UPDATE calculations SET gap = 7 WHERE user_id = :alice AND source_id = 'source 1'", alice=ALICE)
-    before = all_rows(engine)
+def test_other_calculation_of_the_same_source_is_a_conflict(alices: ExportReport, target: Engine) -> None:
+    restore(target, alices.folder)
+    execute(target, "UPDATE calculations SET gap = 7 WHERE user_id = :alice AND source_id = 'source 1'", alice=ALICE)
+    before = all_rows(target)
     with pytest.raises(Conflict) as caught:
-        restore(engine, folder)
+        restore(target, alices.folder)
     assert caught.value.constraint == "calculations_source"
-    assert all_rows(engine) == before
+    assert all_rows(target) == before
 
 
-def test_other_atom_of_the_same_calculation_is_a_conflict(alices: ExportReport, engine: Engine, folder: Path) -> None:
+def test_other_atom_of_the_same_calculation_is_a_conflict(alices: ExportReport, target: Engine) -> None:
+    restore(target, alices.folder)
     execute(
-        engine, "UPDATE atomic_properties SET position_x = 7 WHERE user_id = :alice AND atom_index = 1", alice=ALICE
+        target, "UPDATE atomic_properties SET position_x = 7 WHERE user_id = :alice AND atom_index = 1", alice=ALICE
     )
     with pytest.raises(Conflict) as caught:
-        restore(engine, folder)
+        restore(target, alices.folder)
     assert caught.value.constraint == "atomic_properties_key"
 
 
@@ -304,7 +311,7 @@ def test_atoms_cannot_be_added_to_a_public_calculation(engine: Engine, folder: P
         restore(engine, folder)
 
 
-def test_trigger_that_changes_rows_is_noticed(alices: ExportReport, target: Engine, folder: Path) -> None:
+def test_trigger_that_changes_rows_is_noticed(alices: ExportReport, target: Engine) -> None:
     execute(
         target,
         """
@@ -314,11 +321,12 @@ def test_trigger_that_changes_rows_is_noticed(alices: ExportReport, target: Engi
         """,
     )
     with pytest.raises(ExportMismatch, match="batch_items: 6 of 6 rows"):
-        restore(target, folder)
+        restore(target, alices.folder)
     assert execute(target, "SELECT count(*) FROM molecules") == 0
 
 
-def test_damaged_file_loads_nothing(alices: ExportReport, target: Engine, folder: Path) -> None:
+def test_damaged_file_loads_nothing(alices: ExportReport, target: Engine, tmp_path: Path) -> None:
+    folder = shutil.copytree(alices.folder, tmp_path / "export")
     path = folder / "batch_items" / "part-00000.parquet"
     pd.read_parquet(path).to_parquet(path)
     with pytest.raises(ExportMismatch, match="batch_items"):
