@@ -20,7 +20,7 @@ import pyarrow as pa
 import qforge_sdk as qf
 from benchmarks.load import make_rows
 
-_BATCH = 100_000
+_BATCH = 50_000
 
 
 def _batches(rows: int) -> Iterator[pa.RecordBatch]:
@@ -53,18 +53,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.only:
         {"load": load, "export": export}[options.only](options.data_dir, options.rows)
-        print(
-            f"{options.only} {options.rows:,}: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB"
-        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"{options.only} {options.rows:,} calculations: peak {peak:.0f} MB")
         return
     folder = Path(tempfile.mkdtemp(prefix="qforge-bench-"))
     try:
         for step in ("load", "export"):
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.memory", "--only", step, "--rows", str(options.rows)]
-                + ["--data-dir", str(folder / "db")],
-                check=True,
-            )
+            options_of_step = ["--only", step, "--data-dir", str(folder / "db"), "--rows", str(options.rows)]
+            subprocess.run([sys.executable, "-m", "benchmarks.memory", *options_of_step], check=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

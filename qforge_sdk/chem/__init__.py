@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qforge_sdk.chem.geometry import Geometry, geometry_to_ase, read_xyz, write_sdf
+    from qforge_sdk.chem.isolation import validate_smiles
     from qforge_sdk.chem.pool import validate, validate_many
     from qforge_sdk.chem.smiles import SMILES_CODES, ValidatedMolecule
-    from qforge_sdk.chem.isolation import validate_smiles
 
 _HOME = {
     "SMILES_CODES": "smiles",

@@ -238,10 +238,10 @@ def molecule_with_positions(smiles: str | None, geometry: Geometry) -> Chem.Mol:
 
 def _with_bonds(smiles: str, bare: Chem.Mol) -> Chem.Mol:
     """Bonds of a SMILES on atoms that are connected in the same way."""
-    wanted = Chem.MolFromSmiles(smiles)
-    if wanted is None:
+    parsed: Any = Chem.MolFromSmiles(smiles)
+    if parsed is None:
         return bare
-    wanted = Chem.AddHs(wanted)
+    wanted = Chem.AddHs(parsed)
     if wanted.GetNumAtoms() != bare.GetNumAtoms():
         return bare
     graph = Chem.RWMol(wanted)

@@ -13,14 +13,16 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from qforge_sdk.chem.smiles import ValidatedMolecule, check_text, looks_heavy, validate_here
-from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns
-from qforge_sdk.errors import InvalidSmiles
+from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns, validate_column
+from qforge_sdk.errors import InvalidSmiles, QForgeError
 
 CPU_SECONDS: Final = 5.0
 """Processor time that one molecule may take."""
 
 MEMORY_BYTES: Final = 4 * 2**30
 """Address space of a worker, RDKit's own libraries included."""
+
+_MOST_IDLE_DEATHS: Final = 3
 
 _BY_SIGNAL: Final = {
     signal.SIGPROF: ("timeout", "RDKit took more than {seconds:g} s of processor time"),
@@ -41,8 +43,7 @@ class Worker:
     def __init__(self, *, cpu_seconds: float = CPU_SECONDS) -> None:
         self._cpu_seconds = cpu_seconds
         self._progress = tempfile.NamedTemporaryFile(prefix="qforge-smiles-")  # noqa: SIM115 - closed by close()
-        self._progress.write(bytes(8))
-        self._progress.flush()
+        self._note_none()
         self._process: subprocess.Popen[bytes] | None = None
 
     def validate(self, texts: list[Any]) -> Columns:
@@ -57,19 +58,17 @@ class Worker:
         -------
         dict
             As from :func:`qforge_sdk.chem.worker.validate_column`.
+
+        Raises
+        ------
+        QForgeError
+            No process lives long enough to begin.
         """
-        columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
-        while texts:
-            done = self._ask(texts)
-            if done is None:
-                culprit, fault = self._autopsy()
-                if culprit:
-                    _extend(columns, self.validate(texts[:culprit]))
-                _extend(columns, _refused(fault))
-                texts = texts[culprit + 1 :]
-            else:
-                _extend(columns, done)
-                break
+        # Not every value that is no text can be pickled.
+        columns = self._validate_texts([str(text) if isinstance(text, str) else None for text in texts])
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                columns["reason"][index] = validate_column([text])["reason"][0]
         return columns
 
     def close(self) -> None:
@@ -87,16 +86,34 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _ask(self, texts: list[Any]) -> Columns | None:
+    def _validate_texts(self, texts: list[str | None]) -> Columns:
+        columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
+        idle_deaths = 0
+        while texts:
+            done = self._ask(texts)
+            if done is not None:
+                _extend(columns, done)
+                break
+            culprit, fault = self._autopsy()
+            if culprit < 0:
+                idle_deaths += 1
+                if idle_deaths == _MOST_IDLE_DEATHS:
+                    raise QForgeError(f"a process that validates SMILES ends before its work: {fault[1]}")
+                continue
+            if culprit:
+                _extend(columns, self._validate_texts(texts[:culprit]))
+            _extend(columns, _refused(fault))
+            texts = texts[culprit + 1 :]
+        return columns
+
+    def _ask(self, texts: list[str | None]) -> Columns | None:
         """The answer, or None when the process died over it."""
         if self._process is None:
             self._process = self._start()
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
-        self._progress.seek(0)
-        self._progress.write(bytes(8))
-        self._progress.flush()
+        self._note_none()
         try:
             pickle.dump(texts, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
@@ -107,7 +124,10 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A module run by path would not find its package; -c keeps the caller's __main__ out of it.
-        code = "import sys; from qforge_sdk.chem.worker import main; main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))"
+        code = (
+            "import sys; from qforge_sdk.chem.worker import main; "
+            "main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))"
+        )
         return subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", code, self._progress.name, str(self._cpu_seconds), str(MEMORY_BYTES)],
             stdin=subprocess.PIPE,
@@ -116,8 +136,13 @@ class Worker:
             start_new_session=True,
         )
 
+    def _note_none(self) -> None:
+        self._progress.seek(0)
+        self._progress.write(struct.pack("q", -1))
+        self._progress.flush()
+
     def _autopsy(self) -> tuple[int, tuple[str, str]]:
-        """Index of the text that ended the process, and the refusal for it."""
+        """Index of the text that ended the process (-1: it had begun none), and the refusal for it."""
         assert self._process is not None
         returncode = self._process.wait()
         self._reap()

@@ -103,7 +103,7 @@ def validate(smiles: Iterable[Any]) -> pd.DataFrame:
     index = smiles.index if isinstance(smiles, pd.Series) else None
     table = validate_many(smiles if isinstance(smiles, pa.Array | pa.ChunkedArray) else list(smiles))
     table = table.drop_columns(["row", "fingerprint", "rdkit_version"])
-    frame = table.to_pandas(types_mapper={pa.int32(): pd.Int64Dtype()}.get)
+    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int32(): pd.Int64Dtype()}.get)
     frame = frame.astype({name: "str" for name in table.column_names if table.schema.field(name).type == pa.string()})
     frame["ok"] = frame["ok"].astype("bool")
     if index is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 import unicodedata
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import rdkit
 from rdkit import Chem, DataStructs, rdBase
 from rdkit.Chem import rdFingerprintGenerator
-from rdkit.Chem.inchi import MolToInchiKey
+from rdkit.Chem.rdinchi import MolToInchiKey
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from qforge_sdk.errors import InvalidSmiles
@@ -48,7 +49,9 @@ SMILES_CODES: Final[dict[str, str]] = {
 _MISSING: Final = frozenset({"nan", "none", "null", "na", "n/a", "-", "<na>", "nat"})
 _INCHI: Final = re.compile(r"InChI=|[A-Z]{14}-[A-Z]{10}-[A-Z]$")
 _CHARGE_SUFFIX: Final = re.compile(r"[+-]\d*$")
-_TOKEN: Final = re.compile(r"\[[^\[\]]*\]|Br|Cl|[BCNOPSFI]|[bcnops]|[-=#$:/\\.~]|->|<-|%\(\d+\)|%\d\d|\d|[()]|\*")
+_TOKEN: Final = re.compile(r"\[[^\[\]]*\]|Br|Cl|[BCNOPSFI]|[bcnops]|->|<-|[-=#$:/\\.~]|%\(\d+\)|%\d\d|\d|[()]|\*")
+_ATOM_MAP: Final = re.compile(r":\d+\]")
+_HUGE_ISOTOPE: Final = re.compile(r"\[0*[1-9]\d{3,}")
 _ATOM_TOKEN: Final = re.compile(r"\[|[A-Za-z*]")
 _ELEMENT: Final = re.compile(r"\[\d*([A-Z][a-z]?|[a-z]{1,2}|\*)")
 
@@ -56,14 +59,17 @@ _ELEMENT: Final = re.compile(r"\[\d*([A-Z][a-z]?|[a-z]{1,2}|\*)")
 _REVERSED_BITS: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 _GENERATOR: Final = rdFingerprintGenerator.GetMorganGenerator(radius=FINGERPRINT_RADIUS, fpSize=FINGERPRINT_BITS)
-_PARSER: Final = Chem.SmilesParserParams()
-_PARSER.allowCXSMILES = False
-_PARSER.parseName = False
-_RAW_PARSER: Final = Chem.SmilesParserParams()
-_RAW_PARSER.allowCXSMILES = False
-_RAW_PARSER.parseName = False
-_RAW_PARSER.sanitize = False
-_RAW_PARSER.removeHs = False
+
+
+def _parser(**options: bool) -> Chem.SmilesParserParams:
+    parser = Chem.SmilesParserParams()
+    for name, value in (options | {"allowCXSMILES": False, "parseName": False}).items():
+        setattr(parser, name, value)
+    return parser
+
+
+_PARSER: Final = _parser()
+_RAW_PARSER: Final = _parser(sanitize=False, removeHs=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +132,7 @@ def validate_here(smiles: object) -> ValidatedMolecule:
     """
     text = check_text(smiles)
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(text, _PARSER)
+        molecule = _parse(text, _PARSER)
         if molecule is None:
             raise _diagnose(text)
         _check_structure(text, molecule)
@@ -178,7 +184,8 @@ def check_text(smiles: object) -> str:
     if _INCHI.match(smiles):
         raise _refusal(smiles, "inchi", "this is an InChI or InChIKey; convert it to SMILES first")
     if ">" in smiles.replace("->", ""):
-        raise _refusal(smiles, "reaction", "this is a reaction; give one molecule", smiles.index(">"))
+        position = smiles.replace("->", "--").index(">")
+        raise _refusal(smiles, "reaction", "this is a reaction; give one molecule", position)
     return smiles
 
 
@@ -230,7 +237,12 @@ def _cxsmiles(text: str) -> InvalidSmiles:
 
 def _refusal(smiles: object, code: str, reason: str, position: int | None = None) -> InvalidSmiles:
     shown = smiles if not isinstance(smiles, str) or len(smiles) <= 80 else f"{smiles[:77]}..."
-    return InvalidSmiles(f"{shown!r}: {reason}", smiles=smiles, code=code, position=position)
+    text = repr(shown) if isinstance(shown, str) else reprlib.repr(shown)
+    return InvalidSmiles(f"{text}: {reason}", smiles=smiles, code=code, position=position)
+
+
+def _parse(text: str, parser: Chem.SmilesParserParams) -> Chem.Mol | None:
+    return Chem.MolFromSmiles(text, parser)
 
 
 def _check_structure(text: str, molecule: Chem.Mol) -> None:
@@ -240,15 +252,29 @@ def _check_structure(text: str, molecule: Chem.Mol) -> None:
             "too_many_atoms",
             f"{molecule.GetNumHeavyAtoms():,} heavy atoms; at most {MOST_HEAVY_ATOMS:,} are taken",
         )
-    if "*" in text or "~" in text or any(atom.GetAtomicNum() == 0 for atom in _bracketed(text, molecule)):
-        position = next((text.index(sign) for sign in "*~" if sign in text), None)
-        raise _refusal(text, "query_atoms", "dummy atoms (*) and any-bonds (~) describe no single molecule", position)
-    if ":" in text and any(atom.GetAtomMapNum() for atom in molecule.GetAtoms()):
-        raise _refusal(text, "atom_map", "atoms carry map numbers (:1); remove them", text.index(":"))
+    position = next((text.index(sign) for sign in ("*", "~", "[#") if sign in text), None)
+    # Only brackets can hold an element, isotope, charge or number that no molecule has.
+    bracketed = list(molecule.GetAtoms()) if "[" in text else []
+    if position is not None or any(atom.GetAtomicNum() == 0 for atom in bracketed):
+        raise _refusal(
+            text, "query_atoms", "dummy atoms (*), any-bonds (~) and [#6] describe no single molecule", position
+        )
+    if any(atom.GetFormalCharge() > atom.GetAtomicNum() for atom in bracketed):
+        raise _bare_nucleus(text)
+    mapped = _ATOM_MAP.search(text)
+    if mapped is not None:
+        raise _refusal(text, "atom_map", "atoms carry map numbers (:1); remove them", mapped.start())
+    isotope = _HUGE_ISOTOPE.search(text)
+    if isotope is not None:
+        # RDKit keeps 16 bits of it and says nothing.
+        raise _refusal(text, "sanitization", f"{isotope[0][1:]} is the mass of no isotope", isotope.start())
 
 
-def _bracketed(text: str, molecule: Chem.Mol) -> list[Chem.Atom]:
-    return list(molecule.GetAtoms()) if "[" in text else []
+def _bare_nucleus(text: str) -> InvalidSmiles:
+    atoms = Chem.MolFromSmiles(text, _RAW_PARSER).GetAtoms()
+    atom = next(atom for atom in atoms if atom.GetFormalCharge() > atom.GetAtomicNum())
+    reason = f"{atom.GetSymbol()} has {atom.GetAtomicNum()} electrons and cannot lose {atom.GetFormalCharge()}"
+    return _refusal(text, "valence", reason, _position_of_atom(text, atom.GetIdx()))
 
 
 def _canonical(text: str, molecule: Chem.Mol) -> tuple[str, Chem.Mol]:
@@ -257,12 +283,12 @@ def _canonical(text: str, molecule: Chem.Mol) -> tuple[str, Chem.Mol]:
     if "@" not in canonical and "/" not in canonical and "\\" not in canonical:
         return canonical, molecule
     for _ in range(5):
-        molecule = Chem.MolFromSmiles(canonical, _PARSER)
-        if molecule is None:
+        stored = _parse(canonical, _PARSER)
+        if stored is None:
             break
-        again = Chem.MolToSmiles(molecule)
+        again = Chem.MolToSmiles(stored)
         if again == canonical:
-            return canonical, molecule
+            return canonical, stored
         canonical = again
     raise _refusal(text, "no_canonical_form", "RDKit finds no stable canonical form; simplify its stereochemistry")
 
@@ -276,7 +302,7 @@ def _unpaired(canonical: str, molecule: Chem.Mol) -> int:
 
 def _diagnose(text: str) -> InvalidSmiles:
     """Why RDKit refused a text."""
-    raw = Chem.MolFromSmiles(text, _RAW_PARSER)
+    raw = _parse(text, _RAW_PARSER)
     if raw is None:
         return _syntax(text)
     problems = Chem.DetectChemistryProblems(raw)
@@ -290,15 +316,15 @@ def _diagnose(text: str) -> InvalidSmiles:
     if "Kekulize" in kind:
         atoms = problem.GetAtomIndices() if kind == "KekulizeException" else (problem.GetAtomIdx(),)
         position = _position_of_atom(text, min(atoms, default=0))
-        return _refusal(
-            text, "kekulization", f"{problem.Message()}; an aromatic N may want its hydrogen: [nH]", position
-        )
+        hint = "; an aromatic N may want its hydrogen: [nH]" if "n" in text else ""
+        return _refusal(text, "kekulization", f"{problem.Message()}{hint}", position)
     return _refusal(text, "sanitization", problem.Message())
 
 
 def _tokens(text: str) -> tuple[list[tuple[str, int]], int | None]:
     """Tokens with their positions, and the position of the first thing that is none."""
-    tokens, position = [], 0
+    tokens: list[tuple[str, int]] = []
+    position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
@@ -314,36 +340,51 @@ def _position_of_atom(text: str, index: int) -> int | None:
 
 
 def _syntax(text: str) -> InvalidSmiles:
-    tokens, stop = _tokens(text)
-    if any(sign in text for sign in ("[$", "$(", "!", "[#", ";", "&", ",")):
-        position = min(text.index(sign) for sign in ("[$", "$(", "!", "[#", ";", "&", ",") if sign in text)
+    """Where the fault of a text is that RDKit cannot read."""
+    query = [text.index(sign) for sign in ("[$", "$(", "!", "[#", ";", "&", ",") if sign in text]
+    if query:
+        position = min(query)
         return _refusal(
             text, "query_atoms", f"SMARTS or a list near position {position}; give one molecule", position
         )
-    if stop is not None:
-        return _refusal(text, "syntax", f"{text[stop]!r} at position {stop} is no part of a SMILES", stop)
-    depth: list[int] = []
+    tokens, stop = _tokens(text)
+    found = _stray_character(text, stop) or _unpaired_sign(tokens)
+    if found is None:
+        return _refusal(text, "syntax", "RDKit cannot parse it; check bonds and branches")
+    position, reason = found
+    return _refusal(text, "syntax", reason, position)
+
+
+def _stray_character(text: str, position: int | None) -> tuple[int, str] | None:
+    if position is None:
+        return None
+    if text[position] == "[":
+        return position, f"the [ at position {position} is not closed"
+    return position, f"{text[position]!r} at position {position} is no part of a SMILES"
+
+
+def _unpaired_sign(tokens: list[tuple[str, int]]) -> tuple[int, str] | None:
+    """The first bracket, branch or ring that does not close, or element that does not exist."""
+    branches: list[int] = []
     rings: dict[str, int] = {}
-    for token, position in tokens:
-        if token == "(":
-            depth.append(position)
-        elif token == ")":
-            if not depth:
-                return _refusal(text, "syntax", f"the ) at position {position} closes nothing", position)
-            depth.pop()
-        elif token[0] in "%0123456789":
-            label = token.strip("%()")
+    for sign, position in tokens:
+        if sign == "(":
+            branches.append(position)
+        elif sign == ")":
+            if not branches:
+                return position, f"the ) at position {position} closes nothing"
+            branches.pop()
+        elif sign[0] in "%0123456789":
+            label = sign.strip("%()").lstrip("0")
             if rings.pop(label, None) is None:
                 rings[label] = position
-        elif token[0] == "[":
-            element = _ELEMENT.match(token)
+        elif sign[0] == "[":
+            element = _ELEMENT.match(sign)
             if element is None or not _is_element(element[1]):
-                return _refusal(text, "syntax", f"{token} at position {position} names no element", position)
+                return position, f"{sign} at position {position} names no element"
     for label, position in rings.items():
-        return _refusal(text, "syntax", f"ring {label} opened at position {position} is not closed", position)
-    if depth:
-        return _refusal(text, "syntax", f"the ( at position {depth[-1]} is not closed", depth[-1])
-    return _refusal(text, "syntax", "RDKit cannot parse it; check bonds and branches")
+        return position, f"ring {label or 0} opened at position {position} is not closed"
+    return (branches[-1], f"the ( at position {branches[-1]} is not closed") if branches else None
 
 
 def _is_element(symbol: str) -> bool:

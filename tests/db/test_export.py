@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -268,6 +270,41 @@ def test_lost_server_connection_leaves_nothing(some_pages: None, engine: Engine,
         with pytest.raises(QForgeError, match=r"closed the connection|snapshot|terminating"):
             export_tables(reader, folder)
     assert list(folder.parent.iterdir()) == []
+
+
+# Prints the most memory, in MB, that an export and a restore of its rows took.
+MEASURED = """
+import pathlib, resource, sys
+from sqlalchemy import create_engine
+from qforge_sdk.db.reader import ArrowReader
+from qforge_sdk.db.scope import Scope
+from qforge_sdk.parquet import export_tables, restore_tables
+engine = create_engine(sys.argv[1])
+reader = ArrowReader(engine, Scope())
+export_tables(reader, sys.argv[2])
+reader.close()
+restore_tables(engine, Scope(), sys.argv[2])
+engine.dispose()
+unit = 1e6 if sys.platform == "darwin" else 1e3
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+"""
+
+
+def test_memory_stays_flat(engine: Engine, database_url: str, folder: Path, long: bool) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO molecules (smiles, formula) VALUES ('C', 'CH4');
+                INSERT INTO calculations (molecule_id, energy, gap, xyz_file_hash, metadata)
+                SELECT 1, -random(), random(), repeat(md5(n::text), 2), jsonb_build_object('n', n)
+                FROM generate_series(1, :rows) AS n
+            """),
+            {"rows": 5_000_000 if long else 150_000},
+        )
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURED, database_url, folder], capture_output=True, text=True, check=True
+    )
+    assert float(measured.stdout) < 500
 
 
 def test_folder_with_something_in_it_is_refused(reader: ArrowReader, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -152,6 +153,7 @@ class Account:
         if self._writer is None:
             with tempfile.NamedTemporaryFile(prefix="qforge-rejected-", suffix=".parquet", delete=False) as file:
                 self._path = Path(file.name)
+            self._discard = weakref.finalize(self, self._path.unlink, missing_ok=True)
             self._writer = pq.ParquetWriter(self._path, _SCHEMA, compression="zstd")
         for table in self._faults:
             self._writer.write_table(table)
@@ -161,6 +163,7 @@ class Account:
         if self._writer is not None:
             self._spill()
             self._writer.close()
+            self._discard.detach()
             return {"rejected_path": self._path}
         table = pa.concat_tables(self._faults) if self._faults else _SCHEMA.empty_table()
         frame = table.to_pandas().astype(dict.fromkeys(_SCHEMA.names[1:], "str"))

@@ -95,7 +95,8 @@ def load_atoms(
     check_option("on_error", on_error, ("collect", "raise"))
     rows = open_source(source)
     check_names(rows, [*ATOM_KEY_RULES, *ATOM_RULES], "atomic_properties")
-    _check_columns(rows)
+    if not rows.is_nothing:
+        _check_columns(rows)
     account = Account("atomic_properties", rows, keyed=False)
     writer = Writer.on(connection)
     load = _Load(writer, rows, owner, account, _calculations(rows, writer, owner, account))

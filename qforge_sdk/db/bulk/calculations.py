@@ -29,6 +29,7 @@ from qforge_sdk.db.bulk.molecules import check_option, number_texts, reject_inva
 from qforge_sdk.db.bulk.rebuild import without_indexes
 from qforge_sdk.db.bulk.source import Source, open_source
 from qforge_sdk.db.bulk.structures import IntArray, Structures, owned_by
+from qforge_sdk.db.bulk.values import BoolArray
 from qforge_sdk.db.bulk.write import ROW, Writer
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation
 from qforge_sdk.errors import InvalidInput
@@ -83,7 +84,7 @@ def load_calculations(
     check_option("on_error", on_error, ("collect", "raise"))
     check_option("on_conflict", on_conflict, ("skip", "update", "error"))
     rows = open_source(source)
-    if not {"molecule_id", "smiles"} & set(rows.names):
+    if not {"molecule_id", "smiles"} & set(rows.names) and not rows.is_nothing:
         raise InvalidInput("calculations: the input needs a column molecule_id or smiles", field="molecule_id")
     check_names(rows, ["molecule_id", "smiles", "name", *CALCULATION_RULES], "calculations")
     writer = Writer.on(connection)
@@ -111,7 +112,7 @@ class _Load:
     molecules: IntArray
     conflicts: Conflicts
     names: list[str] = field(init=False)
-    _inserted: list[IntArray] = field(default_factory=list)
+    _inserted: list[BoolArray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         given = [name for name in CALCULATION_RULES if name in self.rows.names]
@@ -119,20 +120,20 @@ class _Load:
 
     def insert(self) -> None:
         names = list(self.names)
-        reserved: IntArray | None = None
         if not self.writer.subject:
-            reserved = self.writer.reserve(Calculation, self.rows.n_rows)
+            # One array of keys for all rows; the ones that are not inserted lose theirs on the way.
+            self.account.ids = self.writer.reserve(Calculation, self.rows.n_rows)
             names.append("id")
         with (
             self.writer.cursor as cursor,
             without_indexes(cursor, "public.calculations", rows=self.rows.n_rows) as rebuilt,
         ):
-            count, keys = self.writer.insert(Calculation, names, self._tables(names, reserved), freeze=rebuilt)
-        done = np.concatenate(self._inserted) if self._inserted else np.zeros(0, np.int64)
-        self.account.ids[done] = keys if reserved is None else reserved[done]
+            count, keys = self.writer.insert(Calculation, names, self._tables(names), freeze=rebuilt)
+        if self.writer.subject and self._inserted:
+            self.account.ids[np.concatenate(self._inserted)] = keys
         self.account.n_inserted = count
 
-    def _tables(self, names: list[str], reserved: IntArray | None) -> Iterator[pa.Table]:
+    def _tables(self, names: list[str]) -> Iterator[pa.Table]:
         for chunk in chunks(self.rows, [*self.names, "molecule_id", "smiles"]):
             end = chunk.first_row + chunk.n_rows
             molecules = self.molecules[chunk.first_row : end]
@@ -140,13 +141,17 @@ class _Load:
             chunk.columns["molecule_id"] = pa.array(molecules)
             owner = pa.scalar(None if self.owner is None else str(self.owner), pa.string())
             chunk.columns["user_id"] = pa.repeat(owner, chunk.n_rows)
-            if reserved is not None:
-                chunk.columns["id"] = pa.array(reserved[chunk.first_row : end])
+            if "id" in names:
+                chunk.columns["id"] = pa.array(self.account.ids[chunk.first_row : end])
             chunk.check({name: CALCULATION_RULES[name] for name in self.names[2:]}, self.account)
             _check_rules(chunk, self.account)
             fresh = self.conflicts.divert(chunk, self.names)
             table = chunk.table(names, fresh)
-            self._inserted.append(np.flatnonzero(chunk.good & fresh) + chunk.first_row)
+            inserted = chunk.good & fresh
+            if self.writer.subject:
+                self._inserted.append(inserted)
+            else:
+                self.account.ids[chunk.first_row : end][~inserted] = 0
             if "metadata" in names:
                 place = names.index("metadata")
                 table = table.set_column(place, "metadata", pc.fill_null(table["metadata"], "{}"))
@@ -179,12 +184,14 @@ def _molecules(
         keys = _by_key(rows, writer, owner, account)
     if "smiles" in rows.names and (keys == 0).any():
         _by_smiles(rows, keys, writer, owner, account, workers=workers, progress=progress)
-    return np.maximum(keys, 0)
+    keys[keys < 0] = 0
+    return keys
 
 
 def _by_key(rows: Source, writer: Writer, owner: uuid.UUID | None, account: Account) -> IntArray:
     """Molecules that are named by key; -1 where that failed, 0 where none is named."""
-    parts = []
+    keys = np.zeros(rows.n_rows, np.int64)
+    named: IntArray = np.zeros(0, np.int64)
     for chunk in chunks(rows, ["molecule_id"]):
         chunk.check(MOLECULE_KEY_RULES, account)
         column = chunk.columns["molecule_id"]
@@ -193,9 +200,8 @@ def _by_key(rows: Source, writer: Writer, owner: uuid.UUID | None, account: Acco
                 is_null(column), account, "molecule_id", column, "missing_molecule", "a molecule is needed here"
             )
         values = pc.fill_null(column, 0).to_numpy(zero_copy_only=False)
-        parts.append(np.where(chunk.good, values, -1))
-    keys = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    named = np.unique(keys[keys > 0])
+        keys[chunk.first_row : chunk.first_row + chunk.n_rows] = np.where(chunk.good, values, -1)
+        named = np.union1d(named, values[chunk.good & (values > 0)])
     known = _known(named, writer, owner)
     unknown = (keys > 0) & ~np.isin(keys, known) if len(known) < len(named) else np.zeros(0, bool)
     at = np.flatnonzero(unknown)

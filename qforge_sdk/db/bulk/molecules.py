@@ -63,7 +63,7 @@ def load_molecules(
     """
     check_option("on_error", on_error, ("collect", "raise"))
     rows = open_source(source)
-    if "smiles" not in rows.names:
+    if "smiles" not in rows.names and not rows.is_nothing:
         raise InvalidInput("molecules: the input needs a column smiles", field="smiles")
     check_names(rows, ["smiles", *MOLECULE_RULES], "molecules")
     account = Account("molecules", rows)

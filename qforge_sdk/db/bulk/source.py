@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import tempfile
@@ -18,7 +19,7 @@ import pyarrow.dataset as ds
 
 from qforge_sdk.errors import InvalidInput
 
-CHUNK_ROWS: Final = 65_536
+CHUNK_ROWS: Final = 32_768
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Source:
     n_rows: int
     index: pd.Index[Any] | None
     read: Callable[[list[str]], Iterator[pa.Table]]
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there are neither rows nor columns, as in a list of no records."""
+        return not self.names and not self.n_rows
 
 
 def open_source(source: Any) -> Source:
@@ -71,7 +77,7 @@ def open_source(source: Any) -> Source:
     elif isinstance(source, pa.RecordBatchReader):
         found = _spooled(source)
     elif isinstance(source, Mapping):
-        found = _of_frame(pd.DataFrame(dict(source)))
+        found = _of_frame(_frame_of(source))
     elif hasattr(source, "__arrow_c_stream__"):
         found = _spooled(pa.RecordBatchReader.from_stream(source))
     elif isinstance(source, Sequence) and source and all(isinstance(item, Mapping) for item in source):
@@ -90,6 +96,16 @@ def open_source(source: Any) -> Source:
     if repeated:
         raise InvalidInput(f"columns stand twice: {', '.join(sorted(repeated))}", field="source")
     return found
+
+
+def _frame_of(columns: Mapping[Any, Any]) -> pd.DataFrame:
+    try:
+        return pd.DataFrame(dict(columns))
+    except ValueError as exc:
+        raise InvalidInput(
+            f"a dict holds columns of one length each, and this one does not: {exc}; give rows as a list of dicts",
+            field="source",
+        ) from exc
 
 
 def _of_frame(frame: pd.DataFrame) -> Source:
@@ -204,21 +220,22 @@ def _spooled(batches: Iterable[Any], names: list[str] | None = None) -> Source:
     offsets: list[int] = []
     n_rows = 0
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    for batch in batches:
-        part = (
-            open_source(batch) if not isinstance(batch, pa.RecordBatch) else _of_table(pa.Table.from_batches([batch]))
-        )
-        if names is None:
-            names = part.names
-        elif set(part.names) != set(names):
-            raise InvalidInput(
-                f"batches differ in their columns: {', '.join(names)} and {', '.join(part.names)}", field="source"
-            )
-        for table in part.read(names):
-            offsets.append(file.tell())
-            with pa.ipc.new_stream(file, table.schema, options=options) as writer:
-                writer.write_table(table)
-            n_rows += table.num_rows
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(file.close)
+        for batch in batches:
+            part = open_source(batch)
+            if names is None:
+                names = part.names
+            elif set(part.names) != set(names):
+                raise InvalidInput(
+                    f"batches differ in their columns: {', '.join(names)} and {', '.join(part.names)}", field="source"
+                )
+            for table in part.read(names):
+                offsets.append(file.tell())
+                with pa.ipc.new_stream(file, table.schema, options=options) as writer:
+                    writer.write_table(table)
+                n_rows += table.num_rows
+        on_error.pop_all()
 
     def read(columns: list[str]) -> Iterator[pa.Table]:
         for offset in offsets:

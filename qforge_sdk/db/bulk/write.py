@@ -20,7 +20,7 @@ from qforge_sdk.db.copy import copy_in
 from qforge_sdk.db.models import Base
 
 _T = TypeVar("_T")
-_PREFETCH: Final = 4
+_PREFETCH: Final = 2
 _numbers = itertools.count(1)
 
 ROW: Final = Column("row", BigInteger)
