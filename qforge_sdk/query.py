@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import ARRAY, Select, any_, bindparam, cast, func, or_, select
+from sqlalchemy import ARRAY, Select, and_, any_, bindparam, cast, func, or_, select
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement, visitors
 from sqlalchemy.sql.schema import Column
@@ -415,9 +415,9 @@ def _in_range(field: Field, value: tuple[Any, ...]) -> ColumnElement[bool]:
         if low > high:
             raise InvalidInput(f"{field.name}: the range {value!r} is upside down", field=field.name, value=value)
         return column.between(low, high)
-    if low is not None:
-        return column >= low
-    return column <= high if high is not None else column.is_not(None)
+    conditions = [] if low is None else [column >= low]
+    conditions += [] if high is None else [column <= high]
+    return and_(column.is_not(None), *conditions)
 
 
 def _any_of(field: Field, values: list[Any]) -> ColumnElement[bool]:

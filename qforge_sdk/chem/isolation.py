@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -73,10 +74,12 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        if self._process is not None:
-            self._process.kill()
-            self._reap()
+        # First the file: a thread that waits for an answer fails on it instead of starting another process.
         self._progress.close()
+        process = self._process
+        if process is not None:
+            process.kill()
+            self._reap(process)
 
     def __enter__(self) -> Self:
         return self
@@ -108,12 +111,10 @@ class Worker:
 
     def _ask(self, texts: list[str | None]) -> Columns | None:
         """The answer, or None when the process died over it."""
-        if self._process is None:
-            self._process = self._start()
-        process = self._process
+        self._note_none()
+        process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
-        self._note_none()
         try:
             pickle.dump(texts, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
@@ -143,24 +144,22 @@ class Worker:
 
     def _autopsy(self) -> tuple[int, tuple[str, str]]:
         """Index of the text that ended the process (-1: it had begun none), and the refusal for it."""
-        assert self._process is not None
-        returncode = self._process.wait()
-        self._reap()
+        process = self._process
+        assert process is not None
+        returncode = process.wait()
+        self._reap(process)
         self._progress.seek(0)
         (culprit,) = struct.unpack("q", self._progress.read(8))
         fault = _BY_SIGNAL.get(-returncode, ("crashed", f"RDKit crashed (exit code {returncode})"))  # type: ignore[call-overload]
         return culprit, (fault[0], fault[1].format(seconds=self._cpu_seconds))
 
-    def _reap(self) -> None:
-        if self._process is not None:
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    try:
-                        pipe.close()
-                    except BrokenPipeError:
-                        continue
-            self._process = None
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._process = None
 
 
 def validate_smiles(smiles: object) -> ValidatedMolecule:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from qforge_sdk.chem.isolation import CPU_SECONDS, Worker
 from qforge_sdk.chem.smiles import looks_heavy
 from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns, validate_column
+from qforge_sdk.errors import InvalidInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,14 @@ def validate_many(
     pyarrow.Table
         One row an input, in order: ``row`` (its number), ``ok``, the fields of ValidatedMolecule (null where
         refused), and ``code``, ``reason``, ``position`` of a refusal.
+
+    Raises
+    ------
+    InvalidInput
+        One text was given instead of a list.
     """
+    if isinstance(smiles, str | bytes):
+        raise InvalidInput(f"give a list of SMILES, not one text: [{smiles!r}]", field="smiles", value=smiles)
     texts, index = _distinct(smiles)
     columns = _validate_distinct(texts, workers=workers, progress=progress, cpu_seconds=cpu_seconds)
     distinct = pa.table(
@@ -97,11 +105,16 @@ def validate(smiles: Iterable[Any]) -> pd.DataFrame:
         One row an input, on a Series' own index: ``ok``, ``smiles`` (canonical), ``inchikey``, ``formula`` (Hill),
         ``charge`` (e), ``unpaired_electrons``, ``n_atoms``, ``fingerprint_popcount``, ``input_smiles``, and ``code``,
         ``reason``, ``position`` of a refusal. The dtypes do not depend on the data.
+
+    Raises
+    ------
+    InvalidInput
+        One text was given instead of a list.
     """
     import pandas as pd
 
     index = smiles.index if isinstance(smiles, pd.Series) else None
-    table = validate_many(smiles if isinstance(smiles, pa.Array | pa.ChunkedArray) else list(smiles))
+    table = validate_many(smiles)
     table = table.drop_columns(["row", "fingerprint", "rdkit_version"])
     frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int32(): pd.Int64Dtype()}.get)
     frame = frame.astype({name: "str" for name in table.column_names if table.schema.field(name).type == pa.string()})

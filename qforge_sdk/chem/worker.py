@@ -53,7 +53,8 @@ def validate_column(texts: list[Any], before_each: Any = None) -> Columns:
             _append(columns, None, ("memory", "RDKit took too much memory", None))
         except RuntimeError as exc:
             # RDKit's own exceptions arrive as this.
-            _append(columns, None, ("sanitization", f"RDKit failed: {str(exc).splitlines()[0]}", None))
+            first_line = str(exc).partition("\n")[0]
+            _append(columns, None, ("sanitization", f"RDKit failed: {first_line}", None))
         else:
             _append(columns, found, (None, None, None))
     return columns

@@ -1,6 +1,6 @@
 """Compute the sample data: ``python -m qforge_sdk.data.build``.
 
-Reads ``named.csv`` and the rules of :mod:`qforge_sdk.data.series`, embeds every molecule with RDKit, runs one
+Reads ``molecules.csv`` and the rules of :mod:`qforge_sdk.data.series`, embeds every molecule with RDKit, runs one
 GFN2-xTB single point with tblite and writes three Parquet files. Finished molecules are kept in the output folder, so
 that a second run continues where the first one stopped.
 
@@ -89,7 +89,7 @@ class SinglePoint:
     energy
         Hartree.
     homo, lumo
-        Frontier orbital energies, eV.
+        Frontier orbital energies, eV; see :func:`frontier_orbitals` for open shells.
     dipole
         Norm, debye.
     charges
@@ -181,7 +181,7 @@ def sample_structures() -> Iterator[Structure]:
         A SMILES cannot be read, or its formula is another one than stated.
     """
     seen: set[str] = set()
-    for structure in chain(read_named(Path(__file__).with_name("named.csv")), systematic_structures()):
+    for structure in chain(read_named(Path(__file__).with_name("molecules.csv")), systematic_structures()):
         molecule = _parse(structure.smiles)
         smiles = Chem.MolToSmiles(molecule)
         if smiles not in seen and molecule.GetNumHeavyAtoms() <= MAX_HEAVY_ATOMS:
@@ -244,6 +244,8 @@ def single_point(geometry: Geometry, total_charge: int, unpaired_electrons: int)
     ------
     MissingExtra
         tblite is not installed.
+    InvalidInput
+        There is no homo or no lumo.
     tblite.exceptions.TBLiteRuntimeError
         The self-consistent charges did not converge.
     """
@@ -253,16 +255,47 @@ def single_point(geometry: Geometry, total_charge: int, unpaired_electrons: int)
     seconds = perf_counter() - start
     orbitals = HARTREE_IN_EV * results.get("orbital-energies")
     n_electrons = round(float(results.get("orbital-occupations").sum()))
-    n_occupied = (n_electrons + unpaired_electrons + 1) // 2
+    homo, lumo = frontier_orbitals(orbitals, n_electrons, unpaired_electrons)
     return SinglePoint(
         energy=float(results.get("energy")),
-        homo=float(orbitals[n_occupied - 1]),
-        lumo=float(orbitals[n_occupied]),
+        homo=homo,
+        lumo=lumo,
         dipole=ATOMIC_DIPOLE_IN_DEBYE * float(np.linalg.norm(results.get("dipole"))),
         charges=_rounded(results.get("charges"), DECIMALS["partial_charge"]),
         forces=_rounded(-results.get("gradient"), DECIMALS["force_x"]),
         seconds=seconds,
     )
+
+
+def frontier_orbitals(orbitals: FloatArray, n_electrons: int, unpaired_electrons: int) -> tuple[float, float]:
+    """Energies of the highest occupied and the lowest unoccupied orbital.
+
+    GFN2-xTB without spin polarisation has one set of orbitals for both spins; the alpha electrons reach higher in it.
+    In an open shell homo is therefore the highest singly occupied orbital, lumo the lowest one without any electron.
+
+    Parameters
+    ----------
+    orbitals
+        Energies, ascending.
+    n_electrons
+        Valence electrons.
+    unpaired_electrons
+        Number of alpha electrons minus beta electrons.
+
+    Returns
+    -------
+    tuple[float, float]
+        homo and lumo in the unit of ``orbitals``.
+
+    Raises
+    ------
+    InvalidInput
+        The valence basis has no occupied or no unoccupied orbital, as in a proton or a hydrogen atom.
+    """
+    n_alpha = (n_electrons + unpaired_electrons + 1) // 2
+    if not 0 < n_alpha < len(orbitals):
+        raise InvalidInput(f"no homo or no lumo: {n_alpha} occupied of {len(orbitals)} valence orbitals")
+    return float(orbitals[n_alpha - 1]), float(orbitals[n_alpha])
 
 
 def compute(smiles: str) -> Outcome:
@@ -461,9 +494,9 @@ def source_id(index: int) -> str:
     Returns
     -------
     str
-        ``sample:<index>``.
+        ``sample:0001`` and so on: the text sorts as the number does.
     """
-    return f"sample:{index}"
+    return f"sample:{index:04d}"
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -514,7 +547,7 @@ def build(folder: Path, *, workers: int = 2, limit: int | None = None) -> list[P
     MissingExtra
         tblite is not installed.
     InvalidInput
-        A line of ``named.csv`` is wrong.
+        A line of ``molecules.csv`` is wrong.
     """
     structures = list(islice(sample_structures(), limit))
     outcomes = compute_all([one.smiles for one in structures], folder=folder / "cache", workers=workers)
@@ -540,7 +573,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     MissingExtra
         tblite is not installed.
     InvalidInput
-        A line of ``named.csv`` is wrong.
+        A line of ``molecules.csv`` is wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m qforge_sdk.data.build", description="Compute the sample data.")
     parser.add_argument("--output", type=Path, default=Path("build/sample"), help="folder of results and tables")

@@ -16,7 +16,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session, sessionmaker
 
 from qforge_sdk.config import APPLICATION_NAME, Settings, normalise_url
-from qforge_sdk.db import embedded, schema
+from qforge_sdk.db import schema
+from qforge_sdk.db.embedded import EmbeddedServer
+from qforge_sdk.db.embedded import start as start_embedded
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import redact, translated
 from qforge_sdk.errors import QForgeError, SchemaError, ScopeNotHeld
@@ -106,7 +108,7 @@ class _Target:
 
     url: URL
     scope: Scope
-    server: embedded.EmbeddedServer | None = None
+    server: EmbeddedServer | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> _Target:
@@ -114,7 +116,7 @@ class _Target:
         url = settings.url()
         if url is not None:
             return cls(url, scope)
-        server = embedded.start(settings.qforge_data_dir)
+        server = start_embedded(settings.qforge_data_dir)
         return cls(normalise_url(server.url), scope, server)
 
     def upgrade(self) -> None:

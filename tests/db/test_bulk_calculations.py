@@ -135,15 +135,16 @@ def test_each_fault_refuses_its_row_and_no_other(loader: Client, monkeypatch: py
     assert stored(loader, "energy") == [(-1.0,)] * len(FAULTS)
 
 
-@pytest.mark.parametrize(("column", "value", "code", "shown"), FAULTS)
-def test_a_fault_is_shown_as_it_came(client: Client, column: str, value: Any, code: str, shown: str | None):
-    given = {"molecule_id": [molecule(client)], "energy": [-1.0], column: [value]}
-    with pytest.raises(RowsRejected) as caught:
-        client.calculations.bulk_load(given, on_error="raise")
-    (row,) = caught.value.report.rejected.itertuples(index=False)
-    assert (row.row, row.column, row.code) == (0, column, code)
-    assert shown is None if pd.isna(row.value) else row.value == shown
-    assert row.reason
+def test_a_fault_is_shown_as_it_came(client: Client):
+    key = molecule(client)
+    found = []
+    for column, value, *_ in FAULTS:
+        with pytest.raises(RowsRejected) as caught:
+            client.calculations.bulk_load({"molecule_id": [key], "energy": [-1.0], column: [value]}, on_error="raise")
+        (row,) = caught.value.report.rejected.itertuples(index=False)
+        assert row.reason
+        found.append((row.column, value, row.code, None if pd.isna(row.value) else row.value))
+    assert found == FAULTS
     assert client.calculations.count() == 0
 
 
@@ -188,10 +189,10 @@ def test_nothing_at_all_is_loaded_when_raising(loader: Client):
     ],
 )
 def test_columns_are_checked_before_anything_is_written(
-    loader: Client, given: dict[str, list[Any]], error: type[Exception]
+    client: Client, given: dict[str, list[Any]], error: type[Exception]
 ):
     with pytest.raises(error):
-        loader.calculations.bulk_load(given)
+        client.calculations.bulk_load(given)
 
 
 def test_a_misspelt_column_gets_a_suggestion(client: Client):

@@ -189,9 +189,11 @@ def test_many_rows_keep_their_indexes_and_keys(engine: Engine, second: Engine, t
     "change",
     [
         "UPDATE molecules SET name = 'other' WHERE id = 1",
-        "UPDATE calculations SET total_charge = '0.0' WHERE total_charge = 0 AND total_charge::text = '-0'",
-        # Equal for PostgreSQL, but not the same text.
-        "UPDATE molecules SET metadata = replace(metadata::text, '2.50', '2.5')::jsonb",
+        # Equal for PostgreSQL, but neither the same bits nor the same text.
+        """ALTER TABLE calculations DISABLE TRIGGER touch;
+        UPDATE calculations SET total_charge = 0 WHERE total_charge = 0""",
+        """ALTER TABLE molecules DISABLE TRIGGER touch;
+        UPDATE molecules SET metadata = replace(metadata::text, '2.50', '2.5')::jsonb""",
         "UPDATE atomic_properties SET element = 'X'",
         "UPDATE batch_items SET created_at = now()",
         "UPDATE event_logs SET status = 'warning'",

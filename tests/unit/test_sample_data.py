@@ -11,11 +11,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
+from rdkit.Chem.inchi import MolToInchiKey
 from tblite.interface import Calculator
 
 from qforge_sdk.data import SampleData, load_sample, sample_path, xyz_text
 from qforge_sdk.data import build as build_module
-from qforge_sdk.data.build import Geometry, atoms_table, build, calculations_table, compute, embed, read_named
+from qforge_sdk.data.build import (
+    Geometry,
+    atoms_table,
+    build,
+    calculations_table,
+    compute,
+    embed,
+    frontier_orbitals,
+    read_named,
+)
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.quantities import ATOMIC_DIPOLE_IN_DEBYE, BOHR_IN_ANGSTROM, HARTREE_IN_EV, QUANTITIES
 
@@ -92,7 +102,7 @@ def test_unknown_table_names_the_nearest_one():
 
 def test_every_molecule_has_one_calculation_in_the_same_order(molecules, calculations):
     assert calculations.smiles.to_list() == molecules.smiles.to_list()
-    assert calculations.source_id.to_list() == [f"sample:{n}" for n in range(1, len(molecules) + 1)]
+    assert calculations.source_id.to_list() == [f"sample:{n:04d}" for n in range(1, len(molecules) + 1)]
 
 
 def test_atom_rows_are_numbered_from_zero_in_each_calculation(atoms):
@@ -230,6 +240,19 @@ def test_names_stand_on_the_right_structure(molecules):
     assert smiles["n-hexadecane"] == "C" * 16
 
 
+@pytest.mark.parametrize(
+    ("name", "inchikey"),
+    [
+        ("lindane", "JLYXXMFPNIAWKQ-GNIYUCBRSA-N"),
+        ("tetracycline", "OFVLGDICTFRJMM-WESIUVDSSA-N"),
+        ("beta-caryophyllene", "NPNUFJAVOOONJE-GFUGXAQUSA-N"),
+    ],
+)
+def test_names_that_mean_one_stereoisomer_stand_on_it(name, inchikey, molecules):
+    (smiles,) = molecules.loc[molecules.name == name, "smiles"]
+    assert MolToInchiKey(Chem.MolFromSmiles(smiles)) == inchikey
+
+
 def test_build_stops_at_the_limit_and_continues_from_its_cache(tmp_path):
     command = [sys.executable, "-m", "qforge_sdk.data.build", "--limit", "5", "--output", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
@@ -260,6 +283,21 @@ def test_a_molecule_without_a_conformer_is_an_error_row_without_atoms():
     assert atoms_table([outcome]).num_rows == 0
 
 
+@pytest.mark.parametrize(
+    ("n_electrons", "unpaired", "expected"), [(4, 0, (2.0, 3.0)), (3, 1, (2.0, 3.0)), (4, 2, (3.0, 4.0))]
+)
+def test_homo_of_an_open_shell_is_the_highest_singly_occupied_orbital(n_electrons, unpaired, expected):
+    assert frontier_orbitals(np.array([1.0, 2.0, 3.0, 4.0]), n_electrons, unpaired) == expected
+
+
+@pytest.mark.parametrize("smiles", ["[H+]", "[H]"])
+def test_an_atom_without_homo_or_lumo_is_an_error_row(smiles):
+    outcome = compute(smiles)
+    assert outcome.convergence_status == "error"
+    assert outcome.reason.startswith("no homo or no lumo")
+    assert outcome.result is None
+
+
 def test_two_nuclei_at_one_place_are_a_failure_and_not_an_exception(monkeypatch):
     geometry = Geometry(["O", "H", "H"], np.zeros((3, 3)), "all at the origin")
     monkeypatch.setattr(build_module, "embed", lambda molecule: geometry)
@@ -277,7 +315,7 @@ def test_bonds_that_mmff_would_stretch_are_relaxed_with_uff(smiles, angstrom):
 
 
 def test_a_wrong_formula_is_refused(tmp_path):
-    path = tmp_path / "named.csv"
+    path = tmp_path / "molecules.csv"
     path.write_text("name,category,smiles,formula\nwater,solvent,O,H2O2\n", encoding="utf-8")
     with pytest.raises(InvalidInput, match="water"):
         list(read_named(path))

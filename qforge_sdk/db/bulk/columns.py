@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from qforge_sdk.db.bulk.account import Account
 from qforge_sdk.db.bulk.source import Source
-from qforge_sdk.db.bulk.values import BoolArray, Rule, apply, flag, integer, json_object, number, text, word
+from qforge_sdk.db.bulk.values import BoolArray, Rule, apply, flag, integer, json_object, number, plain, text, word
 from qforge_sdk.db.models import CONVERGENCE_STATUSES
 from qforge_sdk.errors import UnknownField
 from qforge_sdk.quantities import QUANTITIES, did_you_mean
@@ -122,8 +122,7 @@ class Chunk:
         """A column as it came, nulls when it is not there."""
         if name not in self._raw.column_names:
             return pa.nulls(self.n_rows)
-        column = self._raw[name].combine_chunks()
-        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        return plain(self._raw[name])
 
     def reject(
         self, mask: BoolArray, account: Account, column: str, values: pa.Array, code: str, reason: str

@@ -178,6 +178,8 @@ def _of_parquet(paths: list[Path]) -> Source:
         n_rows = dataset.count_rows()
     except (pa.ArrowInvalid, OSError) as exc:
         raise InvalidInput(f"{paths[0]} is no Parquet that can be read: {exc}", field="source") from exc
+    if not dataset.files:
+        raise InvalidInput(f"{paths[0]} holds no Parquet files", field="source", value=str(paths[0]))
 
     def read(columns: list[str]) -> Iterator[pa.Table]:
         for batch in dataset.to_batches(
@@ -191,11 +193,11 @@ def _of_parquet(paths: list[Path]) -> Source:
 
 def _of_csv(path: Path, delimiter: str) -> Source:
     # Everything as text: types guessed from the first block would refuse later rows all at once.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline().encode()
     try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline().encode()
         columns = pa.csv.read_csv(pa.BufferReader(header), parse_options=_csv_parse(delimiter)).column_names
-    except pa.ArrowInvalid as exc:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as exc:
         raise InvalidInput(f"{path} has no header line that can be read: {exc}", field="source") from exc
 
     def stream() -> Iterator[pa.RecordBatch]:

@@ -59,7 +59,7 @@ def apply(rule: Rule, column: pa.Array) -> Checked:
     tuple
         The column in the table's type, nulls where there was a fault, and the faults.
     """
-    array, faults = rule.check(_plain(column))
+    array, faults = rule.check(plain(column))
     if rule.required:
         refused = np.logical_or.reduce([mask for mask, _, _ in faults]) if faults else np.zeros(len(array), bool)
         absent = _mask(pc.is_null(array)) & ~refused
@@ -180,15 +180,16 @@ def _no_constant(name: str) -> float:
     raise ValueError(name)
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """Dictionaries and extension types as what they stand for."""
+def plain(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column as one array, with dictionaries, views and extension types as what they stand for."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if isinstance(column.type, pa.BaseExtensionType):
         column = column.storage
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    return column
+        return plain(column.dictionary).take(column.indices)
+    # Arrow's functions do not know views yet.
+    return pc.cast(column, pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 def _floats(column: pa.Array) -> tuple[pa.Array, BoolArray]:
