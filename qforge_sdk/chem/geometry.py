@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,9 +49,11 @@ class Geometry:
     comment: str = ""
 
     def __post_init__(self) -> None:
-        positions = np.asarray(self.positions, dtype=np.float64).reshape(-1, 3)
-        if len(positions) != len(self.symbols):
-            raise InvalidInput(f"{len(self.symbols)} symbols and {len(positions)} positions", field="positions")
+        positions = np.asarray(self.positions, dtype=np.float64)
+        if positions.shape != (len(self.symbols), 3):
+            raise InvalidInput(
+                f"{len(self.symbols)} symbols and positions of shape {positions.shape}", field="positions"
+            )
         if not np.isfinite(positions).all():
             raise InvalidInput("a position is not a finite number", field="positions")
         for symbol in self.symbols:
@@ -73,7 +76,7 @@ class Geometry:
             f"{symbol:<2s} {x!r:>20} {y!r:>20} {z!r:>20}"
             for symbol, (x, y, z) in zip(self.symbols, self.positions.tolist(), strict=True)
         ]
-        return "\n".join([str(len(lines)), self.comment.replace("\n", " "), *lines, ""])
+        return "\n".join([str(len(lines)), " ".join(self.comment.splitlines()), *lines, ""])
 
 
 def atomic_number(symbol: str) -> int:
@@ -136,8 +139,9 @@ def read_xyz(source: str | Path) -> Geometry:
     OSError
         The file cannot be read.
     """
-    text = source if isinstance(source, str) and "\n" in source else Path(source).read_text(encoding="utf-8")
-    lines = text.splitlines()
+    text = source if isinstance(source, str) and "\n" in source else _read_text(Path(source))
+    # Only these end a line: splitlines() would cut a comment at a form feed too.
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     try:
         count = int(lines[0])
     except (IndexError, ValueError):
@@ -152,7 +156,7 @@ def read_xyz(source: str | Path) -> Geometry:
         try:
             symbol = element_symbol(int(words[0])) if words[0].isdigit() else words[0].capitalize()
             atomic_number(symbol)
-            positions.append([float(word.replace("D", "E").replace("d", "e")) for word in words[1:4]])
+            positions.append([_coordinate(word) for word in words[1:4]])
             symbols.append(symbol)
             if len(positions[-1]) != 3:
                 raise ValueError(line)
@@ -161,6 +165,21 @@ def read_xyz(source: str | Path) -> Geometry:
                 f"line {number} of the XYZ is not 'element x y z': {line!r}", field="xyz", value=line
             ) from None
     return Geometry(tuple(symbols), np.array(positions), lines[1].strip())
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"{path} is no text: {exc.reason} at byte {exc.start}", field="xyz") from exc
+
+
+def _coordinate(word: str) -> float:
+    """A finite number as C or Fortran writes it."""
+    number = float(word.replace("D", "E").replace("d", "e"))
+    if "_" in word or not math.isfinite(number):
+        raise ValueError(word)
+    return number
 
 
 def geometry_to_ase(

@@ -104,7 +104,7 @@ class Cluster:
         if not self.pgdata.exists():
             self._initialise()
         try:
-            found = int((self.pgdata / "PG_VERSION").read_text(encoding="ascii"))
+            found = int((self.pgdata / "PG_VERSION").read_text(encoding="utf-8"))
         except (OSError, ValueError) as exc:
             raise EmbeddedServerError(f"{self.pgdata} holds no PostgreSQL data; name another folder") from exc
         if found > MAJOR:

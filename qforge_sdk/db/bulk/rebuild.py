@@ -26,6 +26,18 @@ FROM pg_index AS i, this
 WHERE i.indrelid = this.oid AND NOT EXISTS (SELECT FROM pg_constraint AS c WHERE c.conindid = i.indexrelid)
 """
 
+# Dropping a foreign key takes both of its tables away from their readers until the transaction ends.
+_CONNECTED = """
+WITH this AS (SELECT %(table)s::regclass AS oid)
+SELECT format('%%I.%%I', n.nspname, r.relname), pg_has_role(r.relowner, 'USAGE')
+FROM pg_class AS r JOIN pg_namespace AS n ON n.oid = r.relnamespace, this
+WHERE r.oid = this.oid OR EXISTS (
+    SELECT FROM pg_constraint AS c
+    WHERE c.contype = 'f' AND ((c.conrelid = this.oid AND c.confrelid = r.oid)
+        OR (c.confrelid = this.oid AND c.conrelid = r.oid))
+)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -38,8 +50,8 @@ class _Part:
 def without_indexes(cursor: Cursor, table: str, *, rows: int) -> Iterator[bool]:
     """Drop indexes, keys and foreign keys of an empty table for the block and make the same ones after it.
 
-    It is done only where it pays and disturbs nobody: many rows, an empty table that this role owns, and a lock on it
-    that is free right now.
+    It is done only where it pays and nobody has to be waited for: many rows, an empty table that this role owns, and
+    locks that are free right now on it and on the tables that foreign keys connect it to.
 
     Parameters
     ----------
@@ -75,18 +87,24 @@ def without_indexes(cursor: Cursor, table: str, *, rows: int) -> Iterator[bool]:
 
 
 def _taken_empty(cursor: Cursor, table: str) -> bool:
-    cursor.execute("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = %s::regclass", (table,))
-    if cursor.fetchone() != (True,):
-        return False
-    cursor.execute(f"SELECT NOT EXISTS (SELECT FROM {table})")
-    if cursor.fetchone() != (True,):
+    """Whether the table is empty, and this transaction's alone with those that its foreign keys connect it to."""
+    cursor.execute(_CONNECTED, {"table": table})
+    connected, owned = zip(*cursor.fetchall(), strict=True)
+    if not all(owned) or not _is_empty(cursor, table):
         return False
     cursor.execute("SAVEPOINT before_lock")
     try:
-        cursor.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")
-    except (psycopg2.errors.LockNotAvailable, psycopg2.errors.InsufficientPrivilege):
+        cursor.execute(f"LOCK TABLE {', '.join(connected)} IN ACCESS EXCLUSIVE MODE NOWAIT")
+    except psycopg2.errors.LockNotAvailable:
+        cursor.execute("ROLLBACK TO SAVEPOINT before_lock")
+        return False
+    if not _is_empty(cursor, table):
         cursor.execute("ROLLBACK TO SAVEPOINT before_lock")
         return False
     cursor.execute("RELEASE SAVEPOINT before_lock")
+    return True
+
+
+def _is_empty(cursor: Cursor, table: str) -> bool:
     cursor.execute(f"SELECT NOT EXISTS (SELECT FROM {table})")
     return cursor.fetchone() == (True,)
