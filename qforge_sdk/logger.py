@@ -81,7 +81,7 @@ def setup_logging(settings: Settings | None = None) -> logging.Logger:
     return package_logger
 
 
-def log_calculation_started(  # noqa: PLR0917 - the order that callers know
+def log_calculation_started(
     db: Session,
     calculation_id: int,
     molecule_id: int,
@@ -128,7 +128,7 @@ def log_calculation_started(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_calculation_completed(  # noqa: PLR0917 - the order that callers know
+def log_calculation_completed(
     db: Session,
     calculation_id: int,
     molecule_id: int,
@@ -189,7 +189,7 @@ def log_calculation_completed(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_calculation_failed(  # noqa: PLR0917 - the order that callers know
+def log_calculation_failed(
     db: Session,
     calculation_id: int | None,
     molecule_id: int,
@@ -243,7 +243,7 @@ def log_calculation_failed(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_batch_started(  # noqa: PLR0917 - the order that callers know
+def log_batch_started(
     db: Session,
     batch_id: int,
     batch_name: str,
@@ -288,7 +288,7 @@ def log_batch_started(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_batch_completed(  # noqa: PLR0917 - the order that callers know
+def log_batch_completed(
     db: Session,
     batch_id: int,
     batch_name: str,
@@ -348,7 +348,7 @@ def log_batch_completed(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_batch_failed(  # noqa: PLR0917 - the order that callers know
+def log_batch_failed(
     db: Session,
     batch_id: int,
     batch_name: str,
@@ -455,7 +455,7 @@ def log_molecule_deleted(db: Session, molecule_id: int, name: str | None, user_i
     return _enrich(db, "molecule_deleted", molecule_id, _known(None, name=name), user_id)
 
 
-def log_error(  # noqa: PLR0917 - the order that callers know
+def log_error(
     db: Session,
     error_message: str,
     error_code: str,
@@ -507,7 +507,7 @@ def log_error(  # noqa: PLR0917 - the order that callers know
     )
 
 
-def log_performance_metric(  # noqa: PLR0917 - the order that callers know
+def log_performance_metric(
     db: Session,
     metric_name: str,
     value: float,

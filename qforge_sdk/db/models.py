@@ -130,9 +130,7 @@ class Molecule(Base):
     graph_hash: Mapped[str | None] = mapped_column(String(64))
     identity_hash: Mapped[bytes] = mapped_column(
         BYTEA,
-        Computed(
-            r"sha256(replace(coalesce(smiles, 'graph:' || graph_hash), '\', '\\')::bytea)", persisted=True
-        ),
+        Computed(r"sha256(replace(coalesce(smiles, 'graph:' || graph_hash), '\', '\\')::bytea)", persisted=True),
         nullable=True,
         deferred=True,
     )
@@ -153,9 +151,7 @@ class Molecule(Base):
     )
 
     __table_args__ = (
-        UniqueConstraint(
-            "user_id", "identity_hash", name="molecules_identity", postgresql_nulls_not_distinct=True
-        ),
+        UniqueConstraint("user_id", "identity_hash", name="molecules_identity", postgresql_nulls_not_distinct=True),
         CheckConstraint("smiles IS NOT NULL OR graph_hash IS NOT NULL", name="molecules_has_identity"),
         CheckConstraint("smiles <> ''", name="molecules_smiles_not_empty"),
         CheckConstraint("name <> ''", name="molecules_name_not_empty"),
@@ -249,9 +245,7 @@ class AtomicProperty(Base):
 
     user_id: Mapped[uuid.UUID | None] = _owner()
     calculation_id: Mapped[int] = mapped_column(
-        ForeignKey(
-            "public.calculations.id", name="atomic_properties_calculation_id_fkey", ondelete="CASCADE"
-        ),
+        ForeignKey("public.calculations.id", name="atomic_properties_calculation_id_fkey", ondelete="CASCADE"),
         nullable=False,
     )
     atom_index: Mapped[int] = mapped_column(nullable=False)
@@ -280,9 +274,7 @@ class AtomicProperty(Base):
         ),
         CheckConstraint("atom_index >= 0", name="atomic_properties_atom_index_not_negative"),
         CheckConstraint("atomic_number BETWEEN 1 AND 118", name="atomic_properties_atomic_number"),
-        CheckConstraint(
-            _finite("position_x", "position_y", "position_z"), name="atomic_properties_position_finite"
-        ),
+        CheckConstraint(_finite("position_x", "position_y", "position_z"), name="atomic_properties_position_finite"),
         CheckConstraint(_finite("partial_charge"), name="atomic_properties_partial_charge_finite"),
         CheckConstraint(_finite("force_x"), name="atomic_properties_force_x_finite"),
         CheckConstraint(_finite("force_y"), name="atomic_properties_force_y_finite"),
@@ -385,9 +377,7 @@ class BatchItem(Base):
     )
 
     def __repr__(self) -> str:
-        return (
-            f"BatchItem(batch_id={self.batch_id!r}, molecule_id={self.molecule_id!r}, status={self.status!r})"
-        )
+        return f"BatchItem(batch_id={self.batch_id!r}, molecule_id={self.molecule_id!r}, status={self.status!r})"
 
 
 class EventLog(Base):
@@ -428,6 +418,5 @@ class EventLog(Base):
 
 
 TABLES: Final[dict[str, type[Base]]] = {
-    model.__tablename__: model
-    for model in (Molecule, Calculation, AtomicProperty, BatchJob, BatchItem, EventLog)
+    model.__tablename__: model for model in (Molecule, Calculation, AtomicProperty, BatchJob, BatchItem, EventLog)
 }

@@ -205,7 +205,7 @@ def get_batch_items(db: Session, batch_id: int, status: str | None = None, user_
 
 
 @translated()
-def update_batch_item_status(  # noqa: PLR0917 - the order that callers know
+def update_batch_item_status(
     db: Session,
     item_id: int,
     status: str,

@@ -16,7 +16,7 @@ from qforge_sdk.schemas import EventLogCreate
 
 
 @translated()
-def log_event(  # noqa: PLR0917 - the order that callers know
+def log_event(
     db: Session,
     event_type: str,
     entity_type: str,
@@ -78,7 +78,7 @@ def log_event(  # noqa: PLR0917 - the order that callers know
 
 
 @translated()
-def get_event_logs(  # noqa: PLR0917 - the order that callers know
+def get_event_logs(
     db: Session,
     entity_type: str | None = None,
     entity_id: int | None = None,
