@@ -7,6 +7,7 @@ pytest_plugins = [
     "tests.fixtures.databases",
     "tests.fixtures.tenants",
     "tests.fixtures.clients",
+    "tests.fixtures.bulk",
 ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,18 +15,17 @@ import pytest
 from qforge_sdk.client import Client
 from qforge_sdk.db.bulk import source as sources
 from qforge_sdk.db.models import PUBLIC_USER_ID
-from qforge_sdk.errors import AccessDenied, InvalidInput, LoadWarning, RowsRejected, UnknownField
-from qforge_sdk.schemas import LoadReport
+from qforge_sdk.errors import AccessDenied, InvalidInput, RowsRejected, UnknownField
+from tests.fixtures.bulk import collect, counts, faults
 from tests.fixtures.clients import TenantClient
 from tests.fixtures.tenants import ALICE, BOB
 
 PLACE = {"position_x": 0.1, "position_y": -0.0, "position_z": 1e-300}
 
 
-@pytest.fixture(params=["service", "tenant"])
-def loader(request: pytest.FixtureRequest, client: Client, tenant_client: TenantClient) -> Client:
-    """Who loads: the service straight into the table, a tenant through a temporary one."""
-    return client if request.param == "service" else tenant_client(ALICE)
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
 
 
 def calculations(client: Client, count: int = 1, **options: Any) -> list[int]:
@@ -37,20 +35,6 @@ def calculations(client: Client, count: int = 1, **options: Any) -> list[int]:
 
 def atom(calculation: int | None, index: Any = 0, **values: Any) -> dict[str, Any]:
     return {"calculation_id": calculation, "atom_index": index, "element": "O", **PLACE, **values}
-
-
-def collect(client: Client, source: Any, **options: Any) -> LoadReport:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LoadWarning)
-        return client.atoms.bulk_load(source, **options)
-
-
-def faults(report: LoadReport) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in report.rejected[["row", "column", "code"]].itertuples(index=False)]
-
-
-def counts(report: LoadReport) -> tuple[int, int, int]:
-    return report.n_inserted, report.n_existing, report.n_rejected
 
 
 def stored(client: Client, *columns: str) -> list[tuple[Any, ...]]:
@@ -113,7 +97,7 @@ def test_each_fault_refuses_its_row_and_no_other(loader: Client, monkeypatch: py
         rows += [atom(key, 2 * n), {**atom(key, 2 * n + 1), name: value}]
     columns = {name for row in rows for name in row}
     frame = pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in columns})
-    report = collect(loader, frame)
+    report = collect(loader.atoms.bulk_load, frame)
     columns_named = [
         "element" if name == "atomic_number" and code != "out_of_range" else name for name, _, code, _ in FAULTS
     ]
@@ -157,7 +141,7 @@ def test_unknown_columns_are_refused(client: Client):
 def test_calculations_may_be_named_by_source_id(loader: Client):
     keys = calculations(loader, 2)
     rows = [{**atom(None, n), "source_id": source} for n, source in enumerate(["run-1", "run-0", "none", None, ""])]
-    report = collect(loader, pd.DataFrame(rows).drop(columns="calculation_id"))
+    report = collect(loader.atoms.bulk_load, pd.DataFrame(rows).drop(columns="calculation_id"))
     assert faults(report) == [
         (2, "source_id", "unknown_calculation"), (3, "source_id", "missing"), (4, "source_id", "missing"),
     ]  # fmt: skip
@@ -170,7 +154,7 @@ def test_anothers_calculation_and_an_absent_one_are_refused_alike(client: Client
     public = calculations(client, shared=True)
     alice = tenant_client(ALICE)
     own = calculations(alice)
-    report = collect(alice, [atom(key) for key in (*bobs, *services, *public, 10**12, *own)])
+    report = collect(alice.atoms.bulk_load, [atom(key) for key in (*bobs, *services, *public, 10**12, *own)])
     assert counts(report) == (1, 0, 4)
     assert len(report.rejected[["column", "code", "reason"]].drop_duplicates()) == 1
     assert stored(alice, "calculation_id", "user_id") == [(own[0], str(ALICE))]
@@ -181,14 +165,14 @@ def test_the_source_id_of_another_owner_is_not_found(client: Client, tenant_clie
     calculations(bob, 2)
     (own,) = calculations(alice)
     rows = [{**atom(None), "source_id": source} for source in ("run-0", "run-1")]
-    report = collect(alice, pd.DataFrame(rows).drop(columns="calculation_id"))
+    report = collect(alice.atoms.bulk_load, pd.DataFrame(rows).drop(columns="calculation_id"))
     assert faults(report) == [(1, "source_id", "unknown_calculation")]
     assert stored(alice, "calculation_id") == [(own,)]
 
 
 def test_shared_atoms_belong_to_shared_calculations(client: Client, tenant_client: TenantClient):
     (own,), (public,) = calculations(client), calculations(client, shared=True)
-    report = collect(client, [atom(own), atom(public)], shared=True)
+    report = collect(client.atoms.bulk_load, [atom(own), atom(public)], shared=True)
     assert faults(report) == [(0, "calculation_id", "unknown_calculation")]
     assert stored(tenant_client(ALICE), "calculation_id", "user_id") == [(public, str(PUBLIC_USER_ID))]
     with pytest.raises(AccessDenied):
@@ -210,7 +194,7 @@ def test_an_atom_that_differs_from_the_stored_one_is_refused(
     keys = calculations(loader, 2)
     loader.atoms.bulk_load([atom(keys[0], 0), atom(keys[0], 1)])
     rows = [atom(keys[0], 0), atom(keys[0], 1, position_x=9.0), atom(keys[0], 2), atom(keys[1], 0)]
-    report = collect(loader, rows)
+    report = collect(loader.atoms.bulk_load, rows)
     assert faults(report) == [(1, "atom_index", "changed")]
     assert report.rejected["value"].tolist() == ["1"]
     assert counts(report) == (2, 1, 1)
@@ -222,7 +206,7 @@ def test_an_atom_that_stands_twice_in_the_input(loader: Client, monkeypatch: pyt
     monkeypatch.setattr(sources, "CHUNK_ROWS", chunk_rows)
     (key,) = calculations(loader)
     rows = [atom(key, 0), atom(key, 1), atom(key, 0), atom(key, 0, position_x=9.0), atom(key, 2)]
-    report = collect(loader, rows)
+    report = collect(loader.atoms.bulk_load, rows)
     assert faults(report) == [(3, "atom_index", "duplicate_in_load")]
     assert report.rejected["value"].tolist() == ["0"]
     assert counts(report) == (3, 1, 1)
@@ -231,7 +215,7 @@ def test_an_atom_that_stands_twice_in_the_input(loader: Client, monkeypatch: pyt
 
 def test_the_next_row_takes_the_place_of_a_first_one_that_is_refused(loader: Client):
     (key,) = calculations(loader)
-    report = collect(loader, [atom(key, 0, position_x=math.inf), atom(key, 0, position_x=2.0)])
+    report = collect(loader.atoms.bulk_load, [atom(key, 0, position_x=math.inf), atom(key, 0, position_x=2.0)])
     assert (counts(report), stored(loader, "position_x")) == ((1, 0, 1), [(2.0,)])
 
 

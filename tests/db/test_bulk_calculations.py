@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,16 @@ from qforge_sdk.db.bulk import account as accounts
 from qforge_sdk.db.bulk import source as sources
 from qforge_sdk.db.models import PUBLIC_USER_ID
 from qforge_sdk.errors import AccessDenied, InvalidInput, LoadWarning, NotFound, RowsRejected, UnknownField
-from qforge_sdk.schemas import LoadReport
+from tests.fixtures.bulk import collect, counts, faults
 from tests.fixtures.clients import TenantClient
 from tests.fixtures.tenants import ALICE, BOB
 
 LONG = "x" * 256
 
 
-@pytest.fixture(params=["service", "tenant"])
-def loader(request: pytest.FixtureRequest, client: Client, tenant_client: TenantClient) -> Client:
-    """Who loads: the service straight into the table, a tenant through a temporary one."""
-    return client if request.param == "service" else tenant_client(ALICE)
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
 
 
 def molecule(client: Client, smiles: str = "O", **options: Any) -> int:
@@ -40,21 +39,6 @@ def molecule(client: Client, smiles: str = "O", **options: Any) -> int:
 def rows_of(key: int, **columns: list[Any]) -> dict[str, list[Any]]:
     count = max(len(values) for values in columns.values())
     return {"molecule_id": [key] * count, "energy": [-5.0] * count, **columns}
-
-
-def collect(client: Client, source: Any, **options: Any) -> LoadReport:
-    """Load, with the warning that belongs to it if rows are refused."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LoadWarning)
-        return client.calculations.bulk_load(source, progress=False, **options)
-
-
-def faults(report: LoadReport) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in report.rejected[["row", "column", "code"]].itertuples(index=False)]
-
-
-def counts(report: LoadReport) -> tuple[int, int, int]:
-    return report.n_inserted, report.n_existing, report.n_rejected
 
 
 def stored(client: Client, *columns: str) -> list[tuple[Any, ...]]:
@@ -128,7 +112,7 @@ def test_each_fault_refuses_its_row_and_no_other(loader: Client, monkeypatch: py
             {"molecule_id": key, "energy": -2.0, **dict.fromkeys(names), name: value},
         ]
     frame = pd.DataFrame({name: pd.Series([r[name] for r in records], dtype=object) for name in records[0]})
-    report = collect(loader, frame)
+    report = collect(loader.calculations.bulk_load, frame)
     assert faults(report) == [(2 * n + 1, name, code) for n, (name, _, code, _) in enumerate(FAULTS)]
     assert counts(report) == (len(FAULTS), 0, len(FAULTS))
     assert report.ids.isna().tolist() == [False, True] * len(FAULTS)
@@ -149,7 +133,10 @@ def test_a_fault_is_shown_as_it_came(client: Client):
 
 
 def test_the_first_fault_of_a_row_is_the_one_that_counts(loader: Client):
-    report = collect(loader, rows_of(molecule(loader), gap=[math.inf], dipole=[-1.0], convergence_status=["bad"]))
+    report = collect(
+        loader.calculations.bulk_load,
+        rows_of(molecule(loader), gap=[math.inf], dipole=[-1.0], convergence_status=["bad"]),
+    )
     assert faults(report) == [(0, "gap", "not_finite")]
     assert report.n_rejected == 1
 
@@ -164,7 +151,9 @@ def test_a_run_that_failed_needs_no_energy(loader: Client, status: str):
 
 def test_without_an_energy_column_only_failed_runs_are_taken(loader: Client):
     key = molecule(loader)
-    report = collect(loader, {"molecule_id": [key, key], "convergence_status": ["error", "converged"]})
+    report = collect(
+        loader.calculations.bulk_load, {"molecule_id": [key, key], "convergence_status": ["error", "converged"]}
+    )
     assert faults(report) == [(1, "energy", "missing_energy")]
 
 
@@ -234,7 +223,7 @@ def test_stored_molecules_are_found_and_keep_their_name(loader: Client):
 
 def test_a_bad_smiles_refuses_its_rows(loader: Client):
     given = {"smiles": ["C", "C1CC", None, "", "C1CC", 5, "a\x00"], "energy": [-1.0] * 7}
-    report = collect(loader, given)
+    report = collect(loader.calculations.bulk_load, given)
     codes = [code for *_, code in faults(report)]
     assert [row for row, *_ in faults(report)] == [1, 2, 3, 4, 5, 6]
     assert codes[1:3] == ["empty", "empty"]
@@ -247,7 +236,7 @@ def test_a_bad_smiles_refuses_its_rows(loader: Client):
 def test_a_row_with_a_key_uses_the_key_and_one_without_uses_its_smiles(loader: Client):
     key = molecule(loader, "O")
     given = {"molecule_id": [key, None, None, 10**9], "smiles": ["not one", "CC", None, "CCC"], "energy": [-1.0] * 4}
-    report = collect(loader, given)
+    report = collect(loader.calculations.bulk_load, given)
     assert faults(report) == [(2, "smiles", "empty"), (3, "molecule_id", "unknown_molecule")]
     assert [smiles for (smiles,) in stored(loader, "smiles")] == ["O", "CC"]
     assert report.n_molecules_created == 1
@@ -255,13 +244,13 @@ def test_a_row_with_a_key_uses_the_key_and_one_without_uses_its_smiles(loader: C
 
 def test_a_bad_name_refuses_its_row_and_the_next_one_names_the_molecule(loader: Client):
     given = {"smiles": ["C", "C"], "name": [LONG, "methane"], "energy": [-1.0, -2.0]}
-    report = collect(loader, given)
+    report = collect(loader.calculations.bulk_load, given)
     assert faults(report) == [(0, "name", "too_long")]
     assert stored(loader, "name", "energy") == [("methane", -2.0)]
 
 
 def test_molecules_of_refused_rows_are_told_in_the_report(loader: Client):
-    report = collect(loader, {"smiles": ["C", "CC"], "energy": [-1.0, math.inf]})
+    report = collect(loader.calculations.bulk_load, {"smiles": ["C", "CC"], "energy": [-1.0, math.inf]})
     assert counts(report) == (1, 0, 1)
     assert report.n_molecules_created == loader.molecules.count()
 
@@ -281,7 +270,10 @@ def test_anothers_molecule_and_an_absent_one_are_refused_alike(client: Client, t
     bobs = molecule(tenant_client(BOB), "C")
     services = molecule(client, "CC")
     public = molecule(client, "CCC", shared=True)
-    report = collect(tenant_client(ALICE), {"molecule_id": [bobs, services, 10**12, public], "energy": [-1.0] * 4})
+    report = collect(
+        tenant_client(ALICE).calculations.bulk_load,
+        {"molecule_id": [bobs, services, 10**12, public], "energy": [-1.0] * 4},
+    )
     rejected = report.rejected.drop(columns=["row", "value"])
     assert len(rejected) == 3
     assert len(rejected.drop_duplicates()) == 1
@@ -293,7 +285,7 @@ def test_what_everybody_reads_refers_only_to_what_everybody_reads(client: Client
     services = molecule(client, "CC")
     public = molecule(client, "CCC", shared=True)
     given = {"molecule_id": [bobs, services, public], "energy": [-1.0] * 3}
-    report = collect(client, given, shared=True)
+    report = collect(client.calculations.bulk_load, given, shared=True)
     assert faults(report) == [(0, "molecule_id", "unknown_molecule"), (1, "molecule_id", "unknown_molecule")]
     assert tenant_client(ALICE).calculations.get(int(report.ids[2])).user_id == str(PUBLIC_USER_ID)
 
@@ -341,7 +333,7 @@ def test_the_same_load_again_changes_nothing(loaded: tuple[Client, dict[str, lis
 def test_a_row_that_differs_from_the_stored_one_is_refused(loaded: tuple[Client, dict[str, list[Any]]]):
     loader, given = loaded
     changed = {**given, "gap": [0.5, 9.0]}
-    report = collect(loader, changed)
+    report = collect(loader.calculations.bulk_load, changed)
     assert faults(report) == [(1, "source_id", "changed")]
     assert report.rejected["value"].tolist() == ["b"]
     assert counts(report) == (0, 1, 1)
@@ -370,7 +362,7 @@ def test_update_leaves_columns_alone_that_are_not_given(loaded: tuple[Client, di
 def test_error_refuses_whatever_is_stored(loaded: tuple[Client, dict[str, list[Any]]]):
     loader, given = loaded
     more = {name: [*values, values[0]] for name, values in given.items()} | {"source_id": ["a", "b", "c"]}
-    report = collect(loader, more, on_conflict="error")
+    report = collect(loader.calculations.bulk_load, more, on_conflict="error")
     assert faults(report) == [(0, "source_id", "exists"), (1, "source_id", "exists")]
     assert report.rejected["value"].tolist() == ["a", "b"]
     assert counts(report) == (1, 0, 2)
@@ -391,7 +383,7 @@ def test_a_source_id_that_stands_twice_in_the_input(
 ):  # fmt: skip
     monkeypatch.setattr(sources, "CHUNK_ROWS", chunk_rows)
     given = rows_of(molecule(loader), source_id=["a", None, None, "a", "a"], energy=[-1.0, -2.0, -2.0, -1.0, -9.0])
-    report = collect(loader, given, on_conflict=on_conflict)
+    report = collect(loader.calculations.bulk_load, given, on_conflict=on_conflict)
     assert (counts(report), report.n_updated) == (expected, updated)
     assert stored(loader, "energy") == [(energy,), (-2.0,), (-2.0,)]
     assert report.ids[3] == report.ids[0]
@@ -412,7 +404,7 @@ def test_the_next_row_takes_the_place_of_a_first_one_that_is_refused(loader: Cli
     given = rows_of(
         molecule(loader), source_id=["a", "a", "a", "b", "b"], energy=[math.inf, -2.0, -2.0, math.inf, None]
     )
-    report = collect(loader, given)
+    report = collect(loader.calculations.bulk_load, given)
     assert faults(report) == [
         (0, "energy", "not_finite"),
         (3, "energy", "not_finite"),
@@ -461,10 +453,12 @@ def test_results_complete_the_items_of_their_batch(loader: Client):
 def test_the_last_result_completes_the_batch(loader: Client):
     key = molecule(loader)
     batch = loader.batches.create("screen", molecules=[key])
-    collect(loader, rows_of(key, energy=[None], convergence_status=["error"]), batch_id=batch.id)
+    collect(
+        loader.calculations.bulk_load, rows_of(key, energy=[None], convergence_status=["error"]), batch_id=batch.id
+    )
     found = loader.batches.get(batch.id)
     assert (found.status, found.failed_count, found.successful_count) == ("completed", 1, 0)
-    collect(loader, rows_of(key, energy=[-1.0]), batch_id=batch.id)
+    collect(loader.calculations.bulk_load, rows_of(key, energy=[-1.0]), batch_id=batch.id)
     found = loader.batches.get(batch.id)
     assert (found.status, found.failed_count, found.successful_count) == ("completed", 0, 1)
 
@@ -472,7 +466,7 @@ def test_the_last_result_completes_the_batch(loader: Client):
 def test_refused_rows_complete_nothing(loader: Client):
     key = molecule(loader)
     batch = loader.batches.create("screen", molecules=[key])
-    collect(loader, rows_of(key, energy=[math.inf]), batch_id=batch.id)
+    collect(loader.calculations.bulk_load, rows_of(key, energy=[math.inf]), batch_id=batch.id)
     assert loader.batches.items(batch.id)["status"].tolist() == ["pending"]
 
 
@@ -491,7 +485,7 @@ def test_anothers_batch_and_an_absent_one_are_not_found(client: Client, tenant_c
 def test_ids_are_on_the_index_of_the_frame(loader: Client):
     index = pd.MultiIndex.from_tuples([("x", 1), ("x", 1), ("y", 2)])
     frame = pd.DataFrame(rows_of(molecule(loader), energy=[-1.0, math.inf, -3.0]), index=index)
-    report = collect(loader, frame)
+    report = collect(loader.calculations.bulk_load, frame)
     assert report.ids.index.equals(index)
     assert report.ids.isna().tolist() == [False, True, False]
     assert loader.calculations.get(int(report.ids.iloc[2])).energy == -3.0
@@ -502,7 +496,7 @@ def test_chunks_leave_no_trace(loader: Client, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(sources, "CHUNK_ROWS", chunk_rows)
     smiles = ["C", "CC", "C", "bad(", "CCC", "CC", None] * 3
     energy = [-float(n) if n % 5 else math.inf for n in range(21)]
-    report = collect(loader, {"smiles": smiles, "energy": energy, "gap": [None] * 20 + [1.0]})
+    report = collect(loader.calculations.bulk_load, {"smiles": smiles, "energy": energy, "gap": [None] * 20 + [1.0]})
     good = [n for n in range(21) if n % 5 and smiles[n] not in ("bad(", None)]
     assert report.ids.dropna().index.tolist() == good
     assert stored(loader, "smiles", "energy") == [(smiles[n], -float(n)) for n in good]
@@ -537,7 +531,7 @@ def test_an_error_while_rows_are_sent_leaves_nothing_behind(loader: Client, monk
 def test_more_refused_rows_than_are_held_go_to_a_file(loader: Client):
     count = accounts.MOST_IN_MEMORY + 500
     table = pa.table({"molecule_id": np.full(count, molecule(loader)), "energy": np.full(count, np.nan)})
-    report = collect(loader, table)
+    report = collect(loader.calculations.bulk_load, table)
     assert report.rejected_path is not None
     rejected = report.rejected
     assert rejected["row"].tolist() == list(range(count))
@@ -554,6 +548,14 @@ def test_one_load_is_one_event(client: Client, loader: Client):
     assert events["entity_type"].tolist() == ["calculations"]
     context = client.events.query(id=int(events["id"].iloc[0]), columns=["id", "context"])["context"][0]
     assert context["rows"] == 150
+
+
+def test_loads_of_the_same_rows_at_once_take_turns(loader: Client):
+    given = {"smiles": ["C", "CC"], "energy": [-1.0, -2.0], "source_id": ["a", "b"]}
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: loader.calculations.bulk_load(given, progress=False), range(4)))
+    assert sorted(counts(report) for report in reports) == [(0, 2, 0)] * 3 + [(2, 0, 0)]
+    assert sum(report.n_molecules_created for report in reports) == loader.molecules.count() == 2
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)

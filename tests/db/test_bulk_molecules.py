@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,32 +12,17 @@ import pytest
 from qforge_sdk.client import Client
 from qforge_sdk.db.bulk import source as sources
 from qforge_sdk.db.models import PUBLIC_USER_ID
-from qforge_sdk.errors import AccessDenied, InvalidInput, LoadWarning, RowsRejected, UnknownField
-from qforge_sdk.schemas import LoadReport
+from qforge_sdk.errors import AccessDenied, InvalidInput, RowsRejected, UnknownField
+from tests.fixtures.bulk import collect, counts, faults
 from tests.fixtures.clients import TenantClient
 from tests.fixtures.tenants import ALICE, BOB
 
 LONG = "x" * 256
 
 
-@pytest.fixture(params=["service", "tenant"])
-def loader(request: pytest.FixtureRequest, client: Client, tenant_client: TenantClient) -> Client:
-    """Who loads: the service straight into the table, a tenant through a temporary one."""
-    return client if request.param == "service" else tenant_client(ALICE)
-
-
-def collect(client: Client, source: Any, **options: Any) -> LoadReport:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LoadWarning)
-        return client.molecules.bulk_load(source, progress=False, **options)
-
-
-def faults(report: LoadReport) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in report.rejected[["row", "column", "code"]].itertuples(index=False)]
-
-
-def counts(report: LoadReport) -> tuple[int, int, int]:
-    return report.n_inserted, report.n_existing, report.n_rejected
+@pytest.fixture
+def database_url(emptied_url: str) -> str:
+    return emptied_url
 
 
 def stored(client: Client, *columns: str) -> list[tuple[Any, ...]]:
@@ -80,7 +64,7 @@ def test_each_fault_refuses_its_row_and_no_other(loader: Client):
         ("CC", "b", None, '{"x": 1}', None),
     ]
     frame = pd.DataFrame([row[:4] for row in rows], columns=["smiles", "name", "formula", "metadata"])
-    report = collect(loader, frame)
+    report = collect(loader.molecules.bulk_load, frame)
     assert faults(report) == [(n, *row[4]) for n, row in enumerate(rows) if row[4]]
     assert counts(report) == (2, 0, 7)
     assert stored(loader, "smiles", "name") == [("C", "a"), ("CC", "b")]
@@ -89,7 +73,7 @@ def test_each_fault_refuses_its_row_and_no_other(loader: Client):
 
 @pytest.mark.parametrize("smiles", ["C1CC", "C(C)(C)(C)(C)C", "xyz", "C.C.", "c1cccc1", "C" * 20_000, "[H", "é"])
 def test_a_refused_smiles_has_the_code_that_create_gives_it(client: Client, smiles: str):
-    report = collect(client, {"smiles": [smiles, "C"]})
+    report = collect(client.molecules.bulk_load, {"smiles": [smiles, "C"]})
     with pytest.raises(InvalidInput) as caught:
         client.molecules.create(smiles)
     assert faults(report) == [(0, "smiles", caught.value.code)]
@@ -106,7 +90,7 @@ def test_a_formula_agrees_by_its_composition(client: Client, smiles: str, formul
 
 @pytest.mark.parametrize("formula", ["NH4", "?", "nh3", "H3N)", "N"])
 def test_a_formula_that_disagrees_refuses_its_row(client: Client, formula: str):
-    report = collect(client, {"smiles": ["N", "N"], "formula": [formula, None]})
+    report = collect(client.molecules.bulk_load, {"smiles": ["N", "N"], "formula": [formula, None]})
     assert faults(report) == [(0, "formula", "formula_mismatch")]
     assert report.rejected["value"].tolist() == [formula]
     assert counts(report) == (1, 0, 1)
@@ -118,7 +102,7 @@ def test_a_molecule_takes_name_and_metadata_of_its_first_good_row(loader: Client
         "name": [LONG, "ethanol", "spirit", None],
         "metadata": [None, '{"n": 1}', '{"n": 2}', None],
     }
-    report = collect(loader, given)
+    report = collect(loader.molecules.bulk_load, given)
     assert faults(report) == [(0, "name", "too_long")]
     assert counts(report) == (2, 1, 1)
     assert stored(loader, "smiles", "name") == [("CCO", "ethanol"), ("C", None)]
@@ -126,7 +110,7 @@ def test_a_molecule_takes_name_and_metadata_of_its_first_good_row(loader: Client
 
 
 def test_a_molecule_of_refused_rows_only_is_not_registered(loader: Client):
-    report = collect(loader, {"smiles": ["CCO", "OCC", "C"], "name": [LONG, LONG, "methane"]})
+    report = collect(loader.molecules.bulk_load, {"smiles": ["CCO", "OCC", "C"], "name": [LONG, LONG, "methane"]})
     assert counts(report) == (1, 0, 2)
     assert stored(loader, "name") == [("methane",)]
 
@@ -160,7 +144,7 @@ def test_chunks_leave_no_trace(loader: Client, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(sources, "CHUNK_ROWS", chunk_rows)
     smiles = ["C", None, "OCC", "CC", "bad(", "CCO", "C", "CCC", "CC"]
     names = [None, "x", LONG, "ethane", None, "ethanol", "late", "propane", "no"]
-    report = collect(loader, {"smiles": smiles, "name": names})
+    report = collect(loader.molecules.bulk_load, {"smiles": smiles, "name": names})
     assert faults(report)[:2] == [(1, "smiles", "empty"), (2, "name", "too_long")]
     assert report.rejected["row"].tolist() == [1, 2, 4]
     assert sorted(stored(loader, "smiles", "name"), key=str) == sorted(
@@ -212,6 +196,17 @@ def test_a_public_molecule_does_not_stand_for_ones_own(client: Client, tenant_cl
     assert counts(tenant_client(ALICE).molecules.bulk_load({"smiles": ["C"]})) == (1, 0, 0)
 
 
+def test_of_several_spellings_the_first_good_one_names_the_molecule(loader: Client):
+    spellings = ["CCO", "OCC", "C(O)C", "[CH3]CO"]
+    report = collect(
+        loader.molecules.bulk_load, {"smiles": [*spellings, "C"], "name": [LONG, LONG, "third", "x", LONG]}
+    )
+    assert faults(report) == [(0, "name", "too_long"), (1, "name", "too_long"), (4, "name", "too_long")]
+    assert stored(loader, "name", "input_smiles") == [("third", "C(O)C")]
+    assert counts(report) == (1, 1, 3)
+    assert report.ids[2] == report.ids[3]
+
+
 def test_an_error_inside_an_iterator_leaves_nothing_behind(loader: Client):
     def batches() -> Iterator[pa.Table]:
         yield pa.table({"smiles": ["C"]})
@@ -231,8 +226,8 @@ def test_one_load_is_one_event(client: Client, loader: Client):
 
 
 def test_wrong_types_of_smiles_are_refused(client: Client):
-    report = collect(client, pa.table({"smiles": [1.5, None]}))
+    report = collect(client.molecules.bulk_load, pa.table({"smiles": [1.5, None]}))
     assert faults(report) == [(0, "smiles", "wrong_type"), (1, "smiles", "empty")]
-    report = collect(client, {"smiles": pd.Categorical(["C", "bad(", "C", None])})
+    report = collect(client.molecules.bulk_load, {"smiles": pd.Categorical(["C", "bad(", "C", None])})
     assert report.rejected["row"].tolist() == [1, 3]
     assert report.n_inserted == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ import pytest
 from qforge_sdk.client import Client, connect
 from qforge_sdk.db.bulk import source as sources
 from qforge_sdk.db.bulk.source import open_source
-from qforge_sdk.errors import InvalidInput, LoadWarning, UnknownField
+from qforge_sdk.errors import InvalidInput, UnknownField
 from qforge_sdk.schemas import LoadReport
-from tests.fixtures.databases import DatabasesOf
+from tests.fixtures.bulk import collect
 
 SMILES = ["C", "CC", "CCO", "c1ccccc1", "C#N"]
 ENERGIES = [-1.5, -2.25, 0.1, -1e-300, -3.0]
@@ -30,13 +29,6 @@ COLUMNS = {"smiles": SMILES, "energy": ENERGIES, "solvent": SOLVENTS}
 ROWS = list(zip(SMILES, ENERGIES, SOLVENTS, strict=True))
 FRAME = pd.DataFrame(COLUMNS)
 TABLE = pa.table(COLUMNS)
-
-
-@pytest.fixture(scope="module")
-def bulk_url(databases_of: DatabasesOf) -> Iterator[str]:
-    databases = databases_of()
-    with databases.clone() as name:
-        yield databases.url(name)
 
 
 @pytest.fixture
@@ -50,12 +42,6 @@ def client(bulk_url: str) -> Iterator[Client]:
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sources, "CHUNK_ROWS", request.param)
     return int(request.param)
-
-
-def collect(client: Client, source: Any) -> LoadReport:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LoadWarning)
-        return client.calculations.bulk_load(source, progress=False)
 
 
 def loaded(client: Client, report: LoadReport, *columns: str) -> list[tuple[Any, ...]]:
@@ -185,7 +171,7 @@ def test_csv_of_pandas_comes_back(client: Client, tmp_path: Path):
 def test_bad_values_of_a_csv_refuse_their_rows(client: Client, tmp_path: Path):
     path = tmp_path / "rows.csv"
     path.write_text("smiles,energy,optimized\nC,one,true\nC,-1,2\nC,NA,\nC,-1e3,YES\n", encoding="utf-8")
-    report = collect(client, path)
+    report = collect(client.calculations.bulk_load, path)
     assert report.rejected[["row", "column", "code"]].to_numpy().tolist() == [
         [0, "energy", "wrong_type"], [1, "optimized", "wrong_type"], [2, "energy", "missing_energy"],
     ]  # fmt: skip
@@ -307,7 +293,7 @@ def test_a_mixed_column_is_taken_value_by_value(client: Client):
         "solvent": pd.Series(["water", 7, None, None, "", pd.NaT], dtype=object),
         "convergence_status": ["converged", "converged", "error", "error", "error", "error"],
     })  # fmt: skip
-    report = collect(client, frame)
+    report = collect(client.calculations.bulk_load, frame)
     assert report.rejected[["row", "column", "code", "value"]].to_numpy().tolist() == [
         [3, "energy", "wrong_type", "x"]
     ]
@@ -331,14 +317,16 @@ def test_columns_that_hold_nothing_are_null(client: Client):
 @pytest.mark.parametrize("unit", ["ns", "us"])
 def test_times_stand_for_nothing_else(client: Client, unit: str):
     times = pd.Series([pd.Timestamp("2026-01-01", tz="UTC"), None]).dt.as_unit(unit)
-    report = collect(client, pd.DataFrame({"smiles": ["C", "C"], "energy": [-1.0, -1.0], "gap": times}))
+    report = collect(
+        client.calculations.bulk_load, pd.DataFrame({"smiles": ["C", "C"], "energy": [-1.0, -1.0], "gap": times})
+    )
     (row,) = report.rejected.itertuples(index=False)
     assert (row.row, row.column, row.code, row.value) == (0, "gap", "wrong_type", "2026-01-01 00:00:00+00:00")
 
 
 def test_nanosecond_times_of_arrow_are_refused_with_all_their_digits(client: Client):
     times = pa.array([1_767_225_600_000_000_001], pa.timestamp("ns"))
-    report = collect(client, pa.table({"smiles": ["C"], "energy": [-1.0], "solvent": times}))
+    report = collect(client.calculations.bulk_load, pa.table({"smiles": ["C"], "energy": [-1.0], "solvent": times}))
     assert report.rejected["code"].tolist() == ["wrong_type"]
     assert report.rejected["value"].tolist() == ["2026-01-01 00:00:00.000000001"]
 
@@ -352,7 +340,7 @@ def test_a_column_of_times_that_the_database_keeps_is_refused_by_its_name(client
 def test_other_objects_in_a_column_refuse_their_rows_alone(client: Client):
     values = [datetime.date(2026, 1, 1), b"x", object, ["a"], "water"]
     frame = pd.DataFrame({"smiles": ["C"] * 5, "energy": [-1.0] * 5, "gap": pd.Series(values, dtype=object)})
-    report = collect(client, frame)
+    report = collect(client.calculations.bulk_load, frame)
     assert report.rejected["row"].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -377,5 +365,8 @@ def test_a_refused_value_is_shown_from_every_kind_of_text(client: Client, kind: 
         "chunks": lambda: pa.chunked_array([words[:1], words[1:]]),
     }
     columns = {"smiles": ["C"] * 3, "energy": [-1.0] * 3, "convergence_status": made[kind]()}
-    report = collect(client, pl.DataFrame(columns) if "po" in kind or kind == "categories" else pa.table(columns))
+    report = collect(
+        client.calculations.bulk_load,
+        pl.DataFrame(columns) if "po" in kind or kind == "categories" else pa.table(columns),
+    )
     assert report.rejected[["row", "code", "value"]].to_numpy().tolist() == [[1, "unknown_word", "done"]]

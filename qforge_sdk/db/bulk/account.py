@@ -59,7 +59,14 @@ class Account:
         self._writer: pq.ParquetWriter | None = None
         self._path: Path | None = None
 
-    def reject(self, rows: npt.NDArray[np.int64], column: str, values: list[Any], code: str, reason: str) -> None:
+    def reject(
+        self,
+        rows: npt.NDArray[np.int64],
+        column: str,
+        values: list[Any],
+        code: str | list[str],
+        reason: str | list[str],
+    ) -> None:
         """Refuse rows, each for one fault.
 
         Parameters
@@ -67,7 +74,7 @@ class Account:
         rows
             0-based numbers in the input; none of them refused before.
         column, code, reason
-            What is wrong.
+            What is wrong; one for all of them or one each.
         values
             The values at fault.
         """
@@ -75,11 +82,13 @@ class Account:
         if not count:
             return
         self.n_rejected += count
-        row = int(rows.min())
+        codes, reasons = ([word] * count if isinstance(word, str) else word for word in (code, reason))
+        at = int(rows.argmin())
+        row = int(rows[at])
         if row < self._first[0] or not self._first[1]:
-            self._first = (row, f"row {row}, {column}: {reason} ({code})")
+            self._first = (row, f"row {row}, {column}: {reasons[at]} ({codes[at]})")
         shown = [_shown(value) for value in values]
-        columns = [pa.array(rows), [column] * count, shown, [code] * count, [reason] * count]
+        columns = [pa.array(rows), [column] * count, shown, codes, reasons]
         self._faults.append(
             pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
         )
@@ -155,8 +164,8 @@ class Account:
                 self._path = Path(file.name)
             self._discard = weakref.finalize(self, self._path.unlink, missing_ok=True)
             self._writer = pq.ParquetWriter(self._path, _SCHEMA, compression="zstd")
-        for table in self._faults:
-            self._writer.write_table(table)
+        if self._faults:
+            self._writer.write_table(pa.concat_tables(self._faults))
         self._faults, self._held = [], 0
 
     def _close_faults(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg2.sql import SQL, Literal
+from psycopg2.sql import SQL
 from sqlalchemy import Column, String
 
 from qforge_sdk.db.bulk.account import Account
@@ -106,9 +106,7 @@ class Conflicts:
         kinds = np.zeros(0, np.int8)
         if "source_id" in rows.names and rows.n_rows:
             # Two loads of the same keys take turns.
-            writer.fetch(
-                SQL("SELECT pg_advisory_xact_lock(hashtextextended({key}, 0))"), key=Literal(f"source_id {owner}")
-            )
+            writer.take_turns(f"source_id {owner}")
             found = cls._find(writer, rows, owner)
             if found:
                 kinds = np.zeros(rows.n_rows, np.int8)

@@ -129,11 +129,11 @@ def reject_invalid(structures: Structures, places: IntArray, account: Account) -
         return
     bad = np.zeros(len(structures) + 1, bool)
     bad[list(structures.faults)] = True
-    for row in np.flatnonzero(bad[places]).tolist():
-        place = int(places[row])
-        code, reason = structures.faults[place]
-        account.reject(np.array([row]), "smiles", [structures.text(place)], code, reason)
-    places[bad[places]] = -1
+    rows = np.flatnonzero(bad[places])
+    at = places[rows].tolist()
+    codes, reasons = zip(*(structures.faults[place] for place in at), strict=True)
+    account.reject(rows, "smiles", [structures.text(place) for place in at], list(codes), list(reasons))
+    places[rows] = -1
 
 
 def _extras(

@@ -113,20 +113,26 @@ class Structures:
         valid = np.ones(len(self), bool)
         valid[list(self.faults)] = False
         first = valid & (self.twins == np.arange(len(self)))
-        if first.any():
-            self._look_up(np.flatnonzero(first), hashes, public=public)
-            self.ids = self.ids[self.twins]
+        self._look_up(first, hashes, public=public)
+        if (first & (self.ids == 0)).any():
+            # Two loads that register the same molecules take turns.
+            self._writer.take_turns(f"smiles {self._owner}")
+            self._look_up(first & (self.ids == 0), hashes, public=public)
         self.missing = first & (self.ids == 0)
+        self.ids = self.ids[self.twins]
 
     def keep(self, usable: npt.NDArray[np.bool_]) -> None:
         """Register only texts that some good row has; of several spellings the first usable one stands for all."""
         spoilt = self.missing & ~usable
-        for place in np.flatnonzero(spoilt).tolist():
-            others = np.flatnonzero((self.twins == place) & usable)
-            self.missing[place] = False
-            if len(others):
-                self.missing[others[0]] = True
-                self.twins[self.twins == place] = others[0]
+        if not spoilt.any():
+            return
+        others = np.flatnonzero(usable & spoilt[self.twins])
+        replaced, at = np.unique(self.twins[others], return_index=True)
+        heirs = np.arange(len(self))
+        heirs[replaced] = others[at]
+        self.twins = heirs[self.twins]
+        self.missing &= usable
+        self.missing[others[at]] = True
 
     def text(self, place: int) -> str:
         """The text of a number."""
@@ -209,7 +215,10 @@ class Structures:
             hashes[start : start + len(found)] = np.frombuffer(digests, np.uint8).reshape(-1, _HASH_BYTES)
         return hashes
 
-    def _look_up(self, places: IntArray, hashes: npt.NDArray[np.uint8], *, public: bool) -> None:
+    def _look_up(self, which: npt.NDArray[np.bool_], hashes: npt.NDArray[np.uint8], *, public: bool) -> None:
+        places = np.flatnonzero(which)
+        if not len(places):
+            return
         wanted = pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(_HASH_BYTES), len(places), [None, pa.py_buffer(np.ascontiguousarray(hashes[places]))]
         ).cast(pa.binary())

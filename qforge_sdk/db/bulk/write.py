@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
-from psycopg2.sql import SQL, Composable, Identifier
+from psycopg2.sql import SQL, Composable, Identifier, Literal
 from sqlalchemy import BigInteger, Column, Connection, text
 
 from qforge_sdk.db.copy import copy_in
@@ -78,6 +78,10 @@ class Writer:
         with self.cursor as cursor:
             cursor.execute(query.format(**names) if names else query)  # type: ignore[attr-defined]
             return cursor.fetchall()
+
+    def take_turns(self, key: str) -> None:
+        """Wait for other transactions that named the same key, and make later ones wait for this one."""
+        self.fetch(SQL("SELECT pg_advisory_xact_lock(hashtextextended({key}, 0))"), key=Literal(key))
 
     def reserve(self, model: type[Base], count: int) -> npt.NDArray[np.int64]:
         """Keys for ``count`` rows, ascending, nobody else's."""
