@@ -34,7 +34,7 @@ class Geometry:
     symbols
         Element symbols, n_atoms of them.
     positions
-        Shape (n_atoms, 3), angstrom.
+        Shape (n_atoms, 3), angstrom; copied, and read-only from then on.
     comment
         One line of text.
 
@@ -49,7 +49,8 @@ class Geometry:
     comment: str = ""
 
     def __post_init__(self) -> None:
-        positions = np.asarray(self.positions, dtype=np.float64)
+        positions = np.array(self.positions, dtype=np.float64)
+        positions.setflags(write=False)
         if positions.shape != (len(self.symbols), 3):
             raise InvalidInput(
                 f"{len(self.symbols)} symbols and positions of shape {positions.shape}", field="positions"
@@ -169,7 +170,7 @@ def read_xyz(source: str | Path) -> Geometry:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{path} is no text: {exc.reason} at byte {exc.start}", field="xyz") from exc
 
@@ -270,6 +271,9 @@ def _with_bonds(smiles: str, bare: Chem.Mol) -> Chem.Mol:
     for atom in graph.GetAtoms():
         atom.SetIsAromatic(False)
         atom.SetFormalCharge(0)
+        # A query atom that has either is matched on it, and atoms of a geometry have neither.
+        atom.SetIsotope(0)
+        atom.SetNumRadicalElectrons(0)
         atom.SetNoImplicit(True)
     match = bare.GetSubstructMatch(graph.GetMol())
     if len(match) != wanted.GetNumAtoms():
@@ -289,7 +293,7 @@ def write_sdf(records: Iterable[tuple[str | None, Geometry, Mapping[str, Any]]],
     Parameters
     ----------
     records
-        SMILES (None when there is none), geometry and properties of each molecule.
+        SMILES (None when there is none), geometry and properties of each molecule; a value is written on one line.
     path
         File to write.
 
@@ -302,8 +306,13 @@ def write_sdf(records: Iterable[tuple[str | None, Geometry, Mapping[str, Any]]],
         writer.SetKekulize(False)
         for smiles, geometry, properties in records:
             molecule = molecule_with_positions(smiles, geometry)
-            molecule.SetProp("_Name", str(properties.get("name", smiles or geometry.formula)))
+            molecule.SetProp("_Name", _one_line(properties.get("name", smiles or geometry.formula)))
             for name, value in properties.items():
-                molecule.SetProp(name, str(value))
+                molecule.SetProp(name, _one_line(value))
             writer.write(molecule)
     return path
+
+
+def _one_line(value: Any) -> str:
+    # A line end in a title shifts the record, and RDKit leaves out a value with a blank line.
+    return " ".join(str(value).splitlines())

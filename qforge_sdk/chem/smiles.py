@@ -282,14 +282,18 @@ def _canonical(text: str, molecule: Chem.Mol) -> tuple[str, Chem.Mol]:
     canonical = Chem.MolToSmiles(molecule)
     if "@" not in canonical and "/" not in canonical and "\\" not in canonical:
         return canonical, molecule
+    first = True
     for _ in range(5):
         stored = _parse(canonical, _PARSER)
         if stored is None:
             break
         again = Chem.MolToSmiles(stored)
         if again == canonical:
-            return canonical, stored
-        canonical = again
+            # After the first round it may be a fixed point of another stereoisomer.
+            if first or MolToInchiKey(stored) == MolToInchiKey(molecule):
+                return canonical, stored
+            break
+        canonical, first = again, False
     raise _refusal(text, "no_canonical_form", "RDKit finds no stable canonical form; simplify its stereochemistry")
 
 

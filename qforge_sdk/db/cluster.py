@@ -11,10 +11,12 @@ import getpass
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ START_SECONDS: Final = 600  # a crash recovery may take minutes
 BINARIES: Final = {16: "pginstall", 18: "pginstall18"}
 
 _SOCKET_PATH_BYTES: Final = 100
+_SOCKET_PATH: Final = re.compile(r"[\w/. +~-]+")
+"""What libpq and the configuration file take as it is; a comma separates two of them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Cluster:
         me = _user_name()
         if not pgdata.exists():
             return cls(folder, SERVER_USER if os.geteuid() == 0 else me)
-        owner = _name_of(pgdata.stat().st_uid)
+        owner = name_of(pgdata.stat().st_uid)
         if os.geteuid() != 0 and owner != me:
             raise EmbeddedServerError(
                 f"{folder} belongs to {owner}, not to {me}; name another folder by QFORGE_DATA_DIR"
@@ -101,7 +105,7 @@ class Cluster:
             It is no cluster, or a newer one than this package brings.
         """
         self._let_pass()
-        if not self.pgdata.exists():
+        if not self.pgdata.exists() and not self._finish_upgrade():
             self._initialise()
         try:
             found = int((self.pgdata / "PG_VERSION").read_text(encoding="utf-8"))
@@ -123,8 +127,9 @@ class Cluster:
         """
         # One that runs and does not answer, or by rules that are not ours, nobody can be using rightly.
         self.stop()
-        self._write_settings()
+        self._end_orphans()
         self.make_socket_dir()
+        self._write_settings()
         self._start()
         self._bootstrap()
 
@@ -136,13 +141,18 @@ class Cluster:
         EmbeddedServerError
             It does not stop.
         """
-        if self._is_running():
-            self.run("pg_ctl", "-D", str(self.pgdata), "-m", "fast", "-w", "-t", str(START_SECONDS), "stop")
+        deadline = time.monotonic() + START_SECONDS
+        while self._is_running():
+            # Not in one wait: a server that is killed meanwhile may stay a zombie, which pg_ctl takes for alive.
+            overdue = time.monotonic() > deadline
+            self.run("pg_ctl", "-D", "pgdata", "-m", "fast", "-w", "-t", "10", "stop", check=overdue)
 
     def run(
-        self, program: str, *arguments: str, major: int = MAJOR, cwd: Path | str = "/", check: bool = True
+        self, program: str, *arguments: str, major: int = MAJOR, cwd: Path | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program of PostgreSQL as the server's user.
+        """Run a program of PostgreSQL as the server's user, in the data folder unless another is named.
+
+        Its programs put paths into shell commands, and not always quoted: name them relative to the data folder.
 
         Raises
         ------
@@ -161,7 +171,7 @@ class Cluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment | {"LC_ALL": "C"},
-                cwd=cwd,
+                cwd=cwd or self.folder,
                 umask=0o077,
                 start_new_session=True,
                 check=False,
@@ -182,18 +192,28 @@ class Cluster:
         return psycopg2.connect(host=str(self.socket_dir), port=PORT, user=role, dbname=database, connect_timeout=10)
 
     def initialise(self, target: Path, *, major: int = MAJOR, extra: Sequence[str] = ()) -> None:
-        """Make an empty cluster in ``target``."""
+        """Make an empty cluster in ``target``, a folder inside the data folder."""
         locale = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8") if major >= 17 else ()
         options = ("--locale=C", *locale, "--encoding=UTF8", "--auth=peer", "--no-instructions", "--data-checksums")
         self.own_folder(target)
-        self.run("initdb", "-D", str(target), "-U", SUPERUSER, *(extra or options), major=major)
+        self.run("initdb", "-D", target.name, "-U", SUPERUSER, *(extra or options), major=major)
 
     def own_folder(self, path: Path) -> None:
         """Make a folder that only the server's user may enter."""
         path.mkdir(mode=0o700, exist_ok=True)
+        # By its handle: what the server's user could have put there in its stead is refused.
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            self._give(handle)
+            os.fchmod(handle, 0o700)
+        finally:
+            os.close(handle)
+
+    def _give(self, handle: int) -> None:
+        """Make an open file or folder the server's user's."""
         if os.geteuid() == 0:
-            shutil.chown(path, self.os_user)
-        path.chmod(0o700)
+            entry = pwd.getpwnam(self.os_user)
+            os.fchown(handle, entry.pw_uid, -1)
 
     def _initialise(self) -> None:
         # Made aside and renamed: a crash half way leaves nothing that looks like a cluster.
@@ -202,21 +222,45 @@ class Cluster:
         self.initialise(partial)
         partial.rename(self.pgdata)
 
+    def _finish_upgrade(self) -> bool:
+        """Whether an upgrade was cut off after it had moved the old data away; its last step is done now."""
+        upgraded = self.folder / "pgdata.upgrading"
+        if not upgraded.exists() or not any(self.folder.glob("pgdata.pg*-*")):
+            return False
+        upgraded.rename(self.pgdata)
+        return True
+
     def _answers(self) -> bool:
         if not (self.socket_dir / f".s.PGSQL.{PORT}").exists():
             return False
         try:
-            self.connect(OWNER, DATABASE).close()
+            # As superuser, who is let in when all other connections are taken.
+            with contextlib.closing(self.connect(SUPERUSER, SUPERUSER)) as connection:
+                return self._has_database(connection)
         except psycopg2.OperationalError:
             return False
-        return True
+
+    def _has_database(self, connection: PgConnection) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", (DATABASE,))
+            return cursor.fetchone() == (1,)
 
     def _is_ours(self) -> bool:
-        return all((self.pgdata / name).read_text(encoding="utf-8") == text for name, text in self.rules().items())
+        return all(_read(self.pgdata / name) == text for name, text in self.rules().items())
 
     def _is_running(self) -> bool:
         self._forget_dead_server()
-        return self.run("pg_ctl", "-D", str(self.pgdata), "status", check=False).returncode == 0
+        if not (self.pgdata / "postmaster.pid").exists():
+            return False
+        return self.run("pg_ctl", "-D", "pgdata", "status", check=False).returncode == 0
+
+    def _end_orphans(self) -> None:
+        """End the backends of a killed server: one that computes does not notice, and holds the shared memory."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.name() == "postgres" and process.cwd() == str(self.pgdata):
+                    process.kill()
+                    process.wait(timeout=10)
 
     def _forget_dead_server(self) -> None:
         """Remove what a server left that was killed and that no parent has collected, as in many containers."""
@@ -229,7 +273,8 @@ class Cluster:
 
     def rules(self) -> dict[str, str]:
         """Who may connect: peer for the users mapped here, passwords for tenants' logins, nobody else."""
-        names = dict.fromkeys([self.os_user, _user_name()])
+        # Root always, or its coming and going would change the rules, and so restart the server under its users.
+        names = dict.fromkeys([self.os_user, "root"])
         return {
             "pg_hba.conf": f"local all {SUPERUSER},{OWNER} peer map=qforge\n"
             f"local {DATABASE} +qforge_tenant scram-sha-256\n",
@@ -242,7 +287,7 @@ class Cluster:
             self.write(self.pgdata / name, text)
         main = self.pgdata / "postgresql.conf"
         include = "include = 'qforge.conf'\n"
-        text = main.read_text(encoding="utf-8")
+        text = _read(main) or ""
         if not text.endswith(include):
             self.write(main, f"{text.replace(include, '')}\n{include}")
         # ALTER SYSTEM would win over everything above.
@@ -251,10 +296,11 @@ class Cluster:
     def write(self, path: Path, text: str) -> None:
         """Put a file in place, readable by the server's user only."""
         partial = path.with_name(f"{path.name}.new")
-        partial.write_text(text, encoding="utf-8")
-        partial.chmod(0o600)
-        if os.geteuid() == 0:
-            shutil.chown(partial, self.os_user)
+        partial.unlink(missing_ok=True)
+        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            self._give(handle)
+            file.write(text)
         partial.replace(path)
 
     def _settings(self) -> dict[str, str]:
@@ -262,6 +308,8 @@ class Cluster:
         shared = max(128, min(1024, megabytes // 8))
         return {
             "listen_addresses": "",
+            "port": str(PORT),
+            "unix_socket_directories": str(self.socket_dir),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
             "shared_buffers": f"{shared}MB",
@@ -291,11 +339,12 @@ class Cluster:
         }
 
     def make_socket_dir(self) -> None:
-        """Make the folder of the socket, at a shorter place where the data folder's path is too long for one."""
+        """Make the folder of the socket, elsewhere where the data folder's path is too long or has odd letters."""
         socket_dir = self.folder / "socket"
         note = self.folder / "socket_dir"
-        if len(os.fsencode(socket_dir / f".s.PGSQL.{PORT}")) > _SOCKET_PATH_BYTES:
-            # Too long for a Unix socket: a short folder of a random name, which nobody can have taken before.
+        length = len(os.fsencode(socket_dir / f".s.PGSQL.{PORT}"))
+        if length > _SOCKET_PATH_BYTES or not _SOCKET_PATH.fullmatch(str(socket_dir)):
+            # A short folder of a random name, which nobody can have taken before.
             noted = self.socket_dir if note.exists() else None
             if noted is None or not self._is_private(noted):
                 noted = Path(tempfile.mkdtemp(prefix="qforge-", dir="/tmp"))
@@ -314,23 +363,8 @@ class Cluster:
         return stat.S_ISDIR(found.st_mode) and found.st_uid == owner and stat.S_IMODE(found.st_mode) == 0o700
 
     def _start(self) -> None:
-        self.write(
-            self.log, self.log.read_text(encoding="utf-8", errors="replace")[-65_536:] if self.log.exists() else ""
-        )
-        options = f"-k '{self.socket_dir}' -p {PORT}"
-        self.run(
-            "pg_ctl",
-            "-D",
-            str(self.pgdata),
-            "-l",
-            str(self.log),
-            "-o",
-            options,
-            "-w",
-            "-t",
-            str(START_SECONDS),
-            "start",
-        )
+        self.write(self.log, (_read(self.log) or "")[-65_536:])
+        self.run("pg_ctl", "-D", "pgdata", "-l", self.log.name, "-w", "-t", str(START_SECONDS), "start")
 
     def _bootstrap(self) -> None:
         """The role that owns everything and its database, unless they are there."""
@@ -340,8 +374,7 @@ class Cluster:
                 cursor.execute("SELECT to_regrole(%s) IS NULL", (OWNER,))
                 if cursor.fetchone() == (True,):
                     cursor.execute(f"CREATE ROLE {OWNER} LOGIN CREATEROLE NOSUPERUSER NOBYPASSRLS")
-                cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", (DATABASE,))
-                if cursor.fetchone() == (0,):
+                if not self._has_database(connection):
                     cursor.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
                     cursor.execute(f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC")
 
@@ -364,9 +397,8 @@ class Cluster:
                     parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
     def _log_tail(self) -> str:
-        with contextlib.suppress(OSError):
-            return f"\nend of {self.log}: {_tail(self.log.read_text(encoding='utf-8', errors='replace'))}"
-        return ""
+        text = _read(self.log)
+        return "" if text is None else f"\nend of {self.log}: {_tail(text)}"
 
 
 def binaries(major: int) -> Path:
@@ -395,11 +427,20 @@ def binaries(major: int) -> Path:
     return Path(spec.submodule_search_locations[0]) / BINARIES[major] / "bin"
 
 
+def _read(path: Path) -> str | None:
+    """Text of a file, None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
 def _user_name() -> str:
-    return _name_of(os.geteuid())
+    return name_of(os.geteuid())
 
 
-def _name_of(uid: int) -> str:
+def name_of(uid: int) -> str:
+    """Name of a user of the operating system."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

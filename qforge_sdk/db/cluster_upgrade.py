@@ -20,7 +20,7 @@ def upgrade_cluster(cluster: Cluster, found: int) -> None:
     """Upgrade a stopped or running cluster to this package's PostgreSQL.
 
     The old cluster stays beside the new one as ``pgdata.pg<major>-<time>``. A crash half way leaves ``pgdata`` as it
-    was; the next start begins again.
+    was, and the next start begins again; after one between the two last renames it does the second.
 
     Parameters
     ----------
@@ -39,6 +39,7 @@ def upgrade_cluster(cluster: Cluster, found: int) -> None:
             f"{cluster.pgdata} is of PostgreSQL {found}, which cannot be upgraded here; "
             f"known: {', '.join(map(str, BINARIES))}"
         )
+    cluster.stop()
     _check_space(cluster)
     before = _counts(cluster, cluster.pgdata, found)
     target = cluster.folder / "pgdata.upgrading"
@@ -50,7 +51,7 @@ def upgrade_cluster(cluster: Cluster, found: int) -> None:
     _write_rules(cluster, target)
     cluster.run(
         "pg_upgrade", "-b", str(binaries(found)), "-B", str(binaries(MAJOR)),
-        "-d", str(cluster.pgdata), "-D", str(target), "-U", SUPERUSER, "-s", str(_socket(cluster)), cwd=work,
+        "-d", "../pgdata", "-D", f"../{target.name}", "-U", SUPERUSER, "-s", str(_socket(cluster)), cwd=work,
     )  # fmt: skip
     after = _counts(cluster, target, MAJOR)
     if after != before:
@@ -74,7 +75,7 @@ def _check_space(cluster: Cluster) -> None:
 
 def _same_kind(cluster: Cluster, found: int) -> tuple[str, ...]:
     """Options of initdb that make a cluster into which pg_upgrade can copy this one."""
-    control = cluster.run("pg_controldata", str(cluster.pgdata), major=found).stdout
+    control = cluster.run("pg_controldata", "pgdata", major=found).stdout
     version = next(line.split(":")[1].strip() for line in control.splitlines() if "page checksum version" in line)
     with _running(cluster, cluster.pgdata, found) as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -103,9 +104,9 @@ def _running(cluster: Cluster, pgdata: Path, major: int) -> Iterator[PgConnectio
     """The cluster's server, closed to everybody else, for the length of the block."""
     _write_rules(cluster, pgdata)
     options = f"-k '{_socket(cluster)}' -p {PORT} -c listen_addresses=''"
-    base = ("-D", str(pgdata), "-w", "-t", str(START_SECONDS))
+    base = ("-D", pgdata.name, "-w", "-t", str(START_SECONDS))
     cluster.write(cluster.log, "")
-    cluster.run("pg_ctl", *base, "-l", str(cluster.log), "-o", options, "start", major=major)
+    cluster.run("pg_ctl", *base, "-l", cluster.log.name, "-o", options, "start", major=major)
     try:
         with contextlib.closing(cluster.connect(SUPERUSER, SUPERUSER)) as connection:
             yield connection

@@ -22,8 +22,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import platformdirs
+import psycopg2
 
-from qforge_sdk.db.cluster import DATABASE, MAJOR, OWNER, PORT, SUPERUSER, Cluster
+from qforge_sdk.db.cluster import DATABASE, MAJOR, OWNER, PORT, SUPERUSER, Cluster, name_of
 from qforge_sdk.db.cluster_upgrade import upgrade_cluster
 from qforge_sdk.errors import EmbeddedServerError
 
@@ -72,7 +73,7 @@ class EmbeddedServer:
                 return
             _REGISTRY.pop(self.data_dir, None)
             with _locked(self.data_dir / "lock"):
-                os.close(self._users)
+                _unlock(self._users)
                 with _alone(self.data_dir / "users") as alone:
                     if alone:
                         Cluster.of(self.data_dir).stop()
@@ -120,22 +121,31 @@ def start(data_dir: Path | str | None = None) -> EmbeddedServer:
     """
     folder = Path(data_dir).expanduser().resolve() if data_dir is not None else default_data_dir()
     with _REGISTRY_LOCK:
-        running = _REGISTRY.get(folder)
-        if running is not None and running._pid == os.getpid():
-            running._holds += 1
-            return running
         _make_folder(folder)
-        with _locked(folder / "lock"):
-            cluster = Cluster.of(folder)
-            if not cluster.is_open():
-                found = cluster.prepare()
-                if found < MAJOR:
-                    upgrade_cluster(cluster, found)
-                cluster.start()
-            users = _open_lock(folder / "users")
-            fcntl.flock(users, fcntl.LOCK_SH)
-        server = EmbeddedServer(folder, cluster.socket_dir, users)
-        _REGISTRY[folder] = server
+        try:
+            return _join(folder)
+        except EmbeddedServerError:
+            raise
+        except (OSError, psycopg2.Error) as exc:
+            raise EmbeddedServerError(f"the server of {folder} does not start: {exc}") from exc
+
+
+def _join(folder: Path) -> EmbeddedServer:
+    with _locked(folder / "lock"):
+        cluster = Cluster.of(folder)
+        # Checked even by a process that holds it: the server may have been killed.
+        if not cluster.is_open():
+            found = cluster.prepare()
+            if found < MAJOR:
+                upgrade_cluster(cluster, found)
+            cluster.start()
+        held = _REGISTRY.get(folder)
+        if held is not None and held._pid == os.getpid():
+            held._holds += 1
+            return held
+        users = _open_lock(folder / "users")
+        fcntl.flock(users, fcntl.LOCK_SH)
+        server = _REGISTRY[folder] = EmbeddedServer(folder, cluster.socket_dir, users)
         return server
 
 
@@ -158,6 +168,9 @@ def _make_folder(folder: Path) -> None:
         raise EmbeddedServerError(
             f"{folder} cannot be used as data folder: {exc.strerror}; name another by QFORGE_DATA_DIR or data_dir="
         ) from exc
+    owner = folder.stat().st_uid
+    if os.geteuid() != 0 and owner not in {0, os.geteuid()}:
+        raise EmbeddedServerError(f"{folder} belongs to {name_of(owner)}; name another folder by QFORGE_DATA_DIR")
     if strangers and not (folder / "pgdata").exists():
         raise EmbeddedServerError(f"{folder} holds other files ({strangers[0]}, ...); name a new or empty folder")
 
@@ -179,7 +192,7 @@ def _locked(path: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)
+        _unlock(handle)
 
 
 @contextlib.contextmanager
@@ -194,4 +207,10 @@ def _alone(path: Path) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(handle)
+        _unlock(handle)
+
+
+def _unlock(handle: int) -> None:
+    # Closing alone would leave the lock with a forked child that inherited the handle.
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)

@@ -38,6 +38,23 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
+def made() -> Iterator[Path]:
+    """A data folder that was used and is not in use."""
+    path = Path(tempfile.mkdtemp(prefix="qe-", dir="/tmp"))
+    path.chmod(0o755)
+    embedded.start(path / "data").stop()
+    yield path / "data"
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def data(folder: Path, made: Path) -> Path:
+    """A copy of that, to spare the test a second of initdb."""
+    subprocess.run(["cp", "-a", made, folder], check=True)
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
 def stranger() -> str:
     """Another user of the machine."""
     if AS_ROOT:
@@ -101,52 +118,52 @@ def test_the_sdk_is_an_ordinary_role_on_a_durable_server(folder: Path):
     assert found[8].startswith("18")
 
 
-def test_the_second_start_in_a_process_joins_the_first(folder: Path):
-    first = embedded.start(folder / "data")
-    second = embedded.start(str(folder / "data"))
+def test_the_second_start_in_a_process_joins_the_first(data: Path):
+    first = embedded.start(data)
+    second = embedded.start(str(data))
     assert second is first
     first.stop()
-    assert is_running(folder / "data")
+    assert is_running(data)
     second.stop()
-    assert not is_running(folder / "data")
+    assert not is_running(data)
     second.stop()
 
 
-def test_the_last_process_stops_it(folder: Path):
-    other = holding(folder / "data")
-    server = embedded.start(folder / "data")
+def test_the_last_process_stops_it(data: Path):
+    other = holding(data)
+    server = embedded.start(data)
     other.communicate("")
     assert query(server.url, "SELECT 1") == [(1,)]
     server.stop()
-    assert not is_running(folder / "data")
+    assert not is_running(data)
 
 
-def test_a_killed_user_neither_stops_it_nor_keeps_it(folder: Path):
-    other = holding(folder / "data")
-    with embedded.start(folder / "data") as server:
+def test_a_killed_user_neither_stops_it_nor_keeps_it(data: Path):
+    other = holding(data)
+    with embedded.start(data) as server:
         other.kill()
         other.communicate()
         assert query(server.url, "SELECT 1") == [(1,)]
-    assert not is_running(folder / "data")
+    assert not is_running(data)
 
 
-def test_it_is_found_again_when_its_only_user_was_killed(folder: Path):
-    other = holding(folder / "data")
+def test_it_is_found_again_when_its_only_user_was_killed(data: Path):
+    other = holding(data)
     other.kill()
     other.communicate()
-    pid = postmaster_pid(folder / "data")
-    with embedded.start(folder / "data") as server:
+    pid = postmaster_pid(data)
+    with embedded.start(data) as server:
         assert query(server.url, "SELECT 1") == [(1,)]
-        assert postmaster_pid(folder / "data") == pid
+        assert postmaster_pid(data) == pid
 
 
-def test_committed_rows_survive_a_killed_server(folder: Path):
-    server = embedded.start(folder / "data")
+def test_committed_rows_survive_a_killed_server(data: Path):
+    server = embedded.start(data)
     query(server.url, "CREATE TABLE kept AS SELECT n FROM generate_series(1, 1000) AS n")
-    os.kill(postmaster_pid(folder / "data"), signal.SIGKILL)
+    os.kill(postmaster_pid(data), signal.SIGKILL)
     time.sleep(0.3)
     server.stop()
-    with embedded.start(folder / "data") as again:
+    with embedded.start(data) as again:
         assert query(again.url, "SELECT count(*) FROM kept") == [(1000,)]
 
 
@@ -160,8 +177,8 @@ def test_two_first_starts_at_once_take_turns(folder: Path):
     assert not is_running(folder / "data")
 
 
-def test_a_forked_child_does_not_stop_it(folder: Path):
-    with embedded.start(folder / "data") as server:
+def test_a_forked_child_does_not_stop_it(data: Path):
+    with embedded.start(data) as server:
         done = python(
             """
             import os, sys
@@ -176,7 +193,7 @@ def test_a_forked_child_does_not_stop_it(folder: Path):
             psycopg2.connect(host=str(server.socket_dir), user="qforge_owner", dbname="qforge").close()
             server.stop()
             """,
-            folder / "data",
+            data,
         )
         assert (done.communicate()[1], done.returncode) == ("", 0)
         assert query(server.url, "SELECT 1") == [(1,)]
@@ -239,16 +256,15 @@ def test_no_other_user_of_the_machine_gets_in(folder: Path, stranger: str, psql:
         assert query(server.url, "SELECT 1") == [(1,)]
 
 
-def test_the_folders_themselves_are_closed(folder: Path, stranger: str, psql: Path):
-    with embedded.start(folder / "data") as server:
+def test_the_folders_themselves_are_closed(data: Path, stranger: str, psql: Path):
+    with embedded.start(data) as server:
         assert server.socket_dir.stat().st_mode & 0o077 == 0
-        assert (folder / "data" / "pgdata").stat().st_mode & 0o077 == 0
+        assert (data / "pgdata").stat().st_mode & 0o077 == 0
         assert set(attempts(server.socket_dir, psql, stranger).values()) == {"2"}
 
 
 @pytest.mark.parametrize("while_running", [False, True])
-def test_a_cluster_that_trusts_everybody_is_closed_at_the_next_start(folder: Path, while_running: bool):
-    data = folder / "data"
+def test_a_cluster_that_trusts_everybody_is_closed_at_the_next_start(data: Path, while_running: bool):
     other = holding(data)
     rules = data / "pgdata" / "pg_hba.conf"
     if not while_running:
@@ -307,25 +323,23 @@ def test_a_folder_with_other_files_is_refused(folder: Path):
     shutil.rmtree(folder / "data")
 
 
-def test_data_of_a_newer_postgresql_are_refused(folder: Path):
-    embedded.start(folder / "data").stop()
-    (folder / "data" / "pgdata" / "PG_VERSION").write_text("19\n")
+def test_data_of_a_newer_postgresql_are_refused(data: Path):
+    (data / "pgdata" / "PG_VERSION").write_text("19\n")
     with pytest.raises(qf.EmbeddedServerError, match="upgrade qforge-sdk"):
-        embedded.start(folder / "data")
+        embedded.start(data)
 
 
-def test_a_server_that_cannot_start_shows_the_end_of_its_log(folder: Path):
-    embedded.start(folder / "data").stop()
-    (folder / "data" / "pgdata" / "global" / "pg_control").unlink()
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(data: Path):
+    (data / "pgdata" / "global" / "pg_control").unlink()
     with pytest.raises(qf.EmbeddedServerError, match="pg_control"):
-        embedded.start(folder / "data")
+        embedded.start(data)
 
 
-def test_no_statement_reaches_the_log(folder: Path):
-    with embedded.start(folder / "data") as server:
+def test_no_statement_reaches_the_log(data: Path):
+    with embedded.start(data) as server:
         with pytest.raises(Exception, match="canary_table"):
             query(server.url, "SELECT 'canary' FROM canary_table")
-        assert "canary" not in (folder / "data" / "server.log").read_text()
+        assert "canary" not in (data / "server.log").read_text()
 
 
 @pytest.mark.parametrize("checksums", [True, False])

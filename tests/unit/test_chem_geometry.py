@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from qforge_sdk.chem.geometry import (
     read_xyz,
     write_sdf,
 )
-from qforge_sdk.errors import InvalidInput
+from qforge_sdk.errors import InvalidInput, MissingExtra
 
 WATER = Geometry(
     ("O", "H", "H"), np.array([[0.0, 0.0, 0.1173], [0.0, 0.7572, -0.4692], [0.0, -0.7572, -0.4692]]), "water"
@@ -131,6 +132,12 @@ def test_missing_file_is_an_os_error(tmp_path: Path) -> None:
         read_xyz(tmp_path / "missing.xyz")
 
 
+def test_byte_order_mark_of_a_file_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "water.xyz"
+    path.write_text(WATER.to_xyz(), encoding="utf-8-sig")
+    assert read_xyz(path).symbols == WATER.symbols
+
+
 def test_binary_file_is_no_xyz(tmp_path: Path) -> None:
     path = tmp_path / "image.xyz"
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
@@ -156,6 +163,15 @@ def test_impossible_geometry_is_refused(symbols: tuple[str, ...], positions: lis
     with pytest.raises(InvalidInput) as caught:
         Geometry(symbols, np.array(positions))
     assert caught.value.field == field
+
+
+def test_geometry_cannot_be_changed_through_an_array() -> None:
+    given = np.zeros((1, 3))
+    geometry = Geometry(("H",), given)
+    given[0, 0] = math.nan
+    assert geometry.positions.tolist() == [[0.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match="read-only"):
+        geometry.positions[0, 0] = math.nan
 
 
 def test_geometry_knows_numbers_and_formula() -> None:
@@ -205,6 +221,13 @@ def test_ase_atoms_without_results_have_none() -> None:
     assert geometry_to_ase(WATER).calc.results == {}
 
 
+def test_missing_ase_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ase", None)
+    with pytest.raises(MissingExtra, match=r'pip install "qforge-sdk\[xtb\]"') as caught:
+        geometry_to_ase(WATER)
+    assert (caught.value.package, caught.value.extra) == ("ase", "xtb")
+
+
 def test_ase_atoms_do_not_share_memory_with_the_geometry() -> None:
     atoms = geometry_to_ase(WATER)
     atoms.positions += 1
@@ -228,6 +251,9 @@ def test_ase_atoms_do_not_share_memory_with_the_geometry() -> None:
         "F[P-](F)(F)(F)(F)F",
         "OO",
         "[H][H]",
+        "[CH2]C=O",
+        "C[N+](=O)[O]",
+        "C[O]",
     ],
 )
 @pytest.mark.parametrize("seed", [None, 1, 2])
@@ -236,6 +262,13 @@ def test_bonds_of_the_smiles_are_laid_on_the_geometry(smiles: str, seed: int | N
     molecule = molecule_with_positions(smiles, geometry)
     assert tuple(atom.GetSymbol() for atom in molecule.GetAtoms()) == geometry.symbols
     np.testing.assert_array_equal(molecule.GetConformer().GetPositions(), geometry.positions)
+    assert Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(molecule))) == Chem.CanonSmiles(smiles)
+
+
+@pytest.mark.parametrize("smiles", ["O=[13C]=O", "[2H]C([2H])([2H])C(=O)O", "[2H]c1ccccc1", "[13CH3]C#N"])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_isotopes_keep_their_bonds(smiles: str, seed: int | None) -> None:
+    molecule = molecule_with_positions(smiles, embedded_geometry(smiles, seed=seed))
     assert Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(molecule))) == Chem.CanonSmiles(smiles)
 
 
@@ -288,6 +321,18 @@ def test_sd_file_holds_molecules_in_order_with_properties(tmp_path: Path) -> Non
     assert [m.GetProp("_Name") for m in (first, second, third)] == ["water", "[NH3+]CC(=O)[O-]", "H2O"]
     assert Chem.MolToSmiles(Chem.RemoveHs(second)) == "[NH3+]CC(=O)[O-]"
     np.testing.assert_allclose(second.GetConformer().GetPositions(), glycine.positions, atol=5e-5)
+
+
+@pytest.mark.parametrize("text", ["two\nlines", "two\r\nlines", "blank\n\n$$$$\nline", "a\x0cb\u2028c", "a  b"])
+def test_line_ends_in_names_and_values_do_not_break_an_sd_file(
+    text: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sdf([("O", WATER, {"name": text, "note": text}), ("O", WATER, {"name": "next"})], tmp_path / "o.sdf")
+    first, second = Chem.SDMolSupplier(str(path), removeHs=False)
+    one_line = " ".join(text.splitlines())
+    assert (first.GetProp("_Name"), first.GetProp("name"), first.GetProp("note")) == (one_line, one_line, one_line)
+    assert second.GetProp("_Name") == "next"
+    assert capfd.readouterr() == ("", "")
 
 
 def test_large_molecule_is_written(tmp_path: Path) -> None:

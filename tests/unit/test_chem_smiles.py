@@ -175,6 +175,11 @@ REFUSED = [
         "[C@H]2[C@@H]4[C@H]1[C@H]3[C@@H]2[C@H]4[C@H]1[C@H]3",
         None,
     ),
+    (
+        "no_canonical_form",
+        "ClC1([C@]2([C@@]3([C@@]4(C(Cl)([C@]5([C@@]([C@]1(Cl)[C@@]53Cl)(Cl)[C@@]42Cl)Cl)Cl)Cl)Cl)Cl)Cl",
+        None,
+    ),
 ]
 
 
