@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from urllib.parse import quote
 
 import adbc_driver_postgresql.dbapi as adbc
 import connectorx
@@ -29,6 +30,8 @@ def whole_table(client: qf.Client, rows: int, repeats: int) -> None:
     """Read everything: ours against pandas.read_sql, connectorx, ADBC to pandas, and COPY to nowhere."""
     query = client.calculations.where().sql()
     uri = libpq_url(client.engine.url)
+    socket = quote(str(client.engine.url.query["host"]), safe="")
+    connectorx_uri = f"postgresql://{client.engine.url.username}@{socket}/{client.engine.url.database}"
 
     def copy_to_nowhere() -> None:
         with client.engine.connect() as connection, connection.connection.cursor() as cursor:
@@ -45,7 +48,7 @@ def whole_table(client: qf.Client, rows: int, repeats: int) -> None:
             "client.calculations.query()": client.calculations.query,
             "client.calculations.where().arrow()": lambda: client.calculations.where().arrow(),
             "ADBC to pandas": adbc_to_pandas,
-            "connectorx": lambda: connectorx.read_sql(uri, query),
+            "connectorx": lambda: connectorx.read_sql(connectorx_uri, query),
             "pandas.read_sql": lambda: pd.read_sql(query.replace("%", "%%"), client.engine),
         },
         repeats=repeats,

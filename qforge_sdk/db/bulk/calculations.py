@@ -30,7 +30,7 @@ from qforge_sdk.db.bulk.rebuild import without_indexes
 from qforge_sdk.db.bulk.source import Source, open_source
 from qforge_sdk.db.bulk.structures import IntArray, Structures, owned_by
 from qforge_sdk.db.bulk.values import BoolArray
-from qforge_sdk.db.bulk.write import ROW, Writer
+from qforge_sdk.db.bulk.write import ROW, Reserved, Writer
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.schemas.reports import LoadReport
@@ -120,38 +120,41 @@ class _Load:
 
     def insert(self) -> None:
         names = list(self.names)
+        reserved = None
         if not self.writer.subject:
-            # One array of keys for all rows; the ones that are not inserted lose theirs on the way.
-            self.account.ids = self.writer.reserve(Calculation, self.rows.n_rows)
+            # One array for both, since it is as long as the input: a chunk's molecules make room for its keys.
+            self.account.ids = self.molecules
+            reserved = self.writer.reserve(Calculation, self.rows.n_rows)
             names.append("id")
         with (
             self.writer.cursor as cursor,
             without_indexes(cursor, "public.calculations", rows=self.rows.n_rows) as rebuilt,
         ):
-            count, keys = self.writer.insert(Calculation, names, self._tables(names), freeze=rebuilt)
+            count, keys = self.writer.insert(Calculation, names, self._tables(names, reserved), freeze=rebuilt)
         if self.writer.subject and self._inserted:
             self.account.ids[np.concatenate(self._inserted)] = keys
         self.account.n_inserted = count
 
-    def _tables(self, names: list[str]) -> Iterator[pa.Table]:
+    def _tables(self, names: list[str], reserved: Reserved | None) -> Iterator[pa.Table]:
         for chunk in chunks(self.rows, [*self.names, "molecule_id", "smiles"]):
             end = chunk.first_row + chunk.n_rows
-            molecules = self.molecules[chunk.first_row : end]
+            molecules = self.molecules[chunk.first_row : end].copy()
             chunk.good &= molecules > 0
             chunk.columns["molecule_id"] = pa.array(molecules)
             owner = pa.scalar(None if self.owner is None else str(self.owner), pa.string())
             chunk.columns["user_id"] = pa.repeat(owner, chunk.n_rows)
-            if "id" in names:
-                chunk.columns["id"] = pa.array(self.account.ids[chunk.first_row : end])
+            if reserved is not None:
+                keys = reserved.between(chunk.first_row, end)
+                chunk.columns["id"] = pa.array(keys)
             chunk.check({name: CALCULATION_RULES[name] for name in self.names[2:]}, self.account)
             _check_rules(chunk, self.account)
             fresh = self.conflicts.divert(chunk, self.names)
             table = chunk.table(names, fresh)
             inserted = chunk.good & fresh
-            if self.writer.subject:
-                self._inserted.append(inserted)
+            if reserved is not None:
+                self.account.ids[chunk.first_row : end] = np.where(inserted, keys, 0)
             else:
-                self.account.ids[chunk.first_row : end][~inserted] = 0
+                self._inserted.append(inserted)
             if "metadata" in names:
                 place = names.index("metadata")
                 table = table.set_column(place, "metadata", pc.fill_null(table["metadata"], "{}"))

@@ -172,7 +172,9 @@ class Structures:
         places = np.flatnonzero(self.missing)
         if not len(places):
             return 0
-        reserved = self._writer.reserve(Molecule, len(places)) if not self._writer.subject else None
+        reserved = None
+        if not self._writer.subject:
+            reserved = self._writer.reserve(Molecule, len(places)).between(0, len(places))
         names = [*_STORED, *extra, "user_id", *(["id"] if reserved is not None else [])]
         count, keys = self._writer.insert(Molecule, names, self._rows(reserved, extra))
         self.ids[places] = keys if reserved is None else reserved

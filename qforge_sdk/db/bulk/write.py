@@ -26,6 +26,28 @@ _numbers = itertools.count(1)
 ROW: Final = Column("row", BigInteger)
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Keys that were taken from a sequence: a range, unless another session took some at the same time.
+
+    Parameters
+    ----------
+    first
+        The lowest.
+    scattered
+        All of them, when they are no range.
+    """
+
+    first: int
+    scattered: npt.NDArray[np.int64] | None
+
+    def between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Keys of the rows from ``start`` up to ``stop``."""
+        if self.scattered is not None:
+            return self.scattered[start:stop]
+        return np.arange(self.first + start, self.first + stop, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Writer:
     """One load's way into the database.
@@ -83,17 +105,17 @@ class Writer:
         """Wait for other transactions that named the same key, and make later ones wait for this one."""
         self.fetch(SQL("SELECT pg_advisory_xact_lock(hashtextextended({key}, 0))"), key=Literal(key))
 
-    def reserve(self, model: type[Base], count: int) -> npt.NDArray[np.int64]:
+    def reserve(self, model: type[Base], count: int) -> Reserved:
         """Keys for ``count`` rows, ascending, nobody else's."""
         if not count:
-            return np.zeros(0, np.int64)
+            return Reserved(0, None)
         sequence = f"public.{model.__tablename__}_id_seq"
         query = SQL(
-            "SELECT min(n), max(n), CASE WHEN max(n) - min(n) + 1 <> count(*) THEN array_agg(n ORDER BY n) END "
+            "SELECT min(n), CASE WHEN max(n) - min(n) + 1 <> count(*) THEN array_agg(n ORDER BY n) END "
             f"FROM (SELECT nextval('{sequence}') AS n FROM generate_series(1, {int(count)})) AS taken"
         )
-        ((first, last, scattered),) = self.fetch(query)
-        return np.arange(first, last + 1, dtype=np.int64) if scattered is None else np.array(scattered, np.int64)
+        ((first, scattered),) = self.fetch(query)
+        return Reserved(first, None if scattered is None else np.array(scattered, np.int64))
 
     def values(self, names: Sequence[str]) -> Composable:
         """SQL list of the columns of a temporary table ``s``, in which a tenant's own id stands for ``user_id``."""
