@@ -1,6 +1,7 @@
 """Options, header, and the fixtures, which live in ``fixtures/`` by topic."""
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.fixtures.servers",
@@ -9,6 +10,10 @@ pytest_plugins = [
     "tests.fixtures.clients",
     "tests.fixtures.bulk",
 ]
+
+# Machines are shared and slow at times: a time limit would find nothing but that.
+settings.register_profile("qforge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("qforge")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
