@@ -39,6 +39,8 @@ PORT: Final = 5432
 START_SECONDS: Final = 600  # a crash recovery may take minutes
 BINARIES: Final = {16: "pginstall", 18: "pginstall18"}
 
+_STOP_SECONDS: Final = 60
+_NOT_YET: Final = ("starting up", "shutting down", "recovery mode", "not yet accepting", "closed the connection")
 _SOCKET_PATH_BYTES: Final = 100
 _SOCKET_PATH: Final = re.compile(r"[\w/. +~-]+")
 """What libpq and the configuration file take as it is; a comma separates two of them."""
@@ -142,10 +144,15 @@ class Cluster:
             It does not stop.
         """
         deadline = time.monotonic() + START_SECONDS
+        while self._is_running() and self._is_recovering() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        # PostgreSQL 18 that is told to stop while it recovers waits for ever; stopped at once it recovers later. Each
+        # wait is short, as pg_ctl takes the zombie of a server that is killed meanwhile for alive.
+        deadline = time.monotonic() + _STOP_SECONDS
         while self._is_running():
-            # Not in one wait: a server that is killed meanwhile may stay a zombie, which pg_ctl takes for alive.
             overdue = time.monotonic() > deadline
-            self.run("pg_ctl", "-D", "pgdata", "-m", "fast", "-w", "-t", "10", "stop", check=overdue)
+            mode, wait = ("immediate", 60) if overdue else ("fast", min(10, _STOP_SECONDS))
+            self.run("pg_ctl", "-D", "pgdata", "-m", mode, "-w", "-t", str(wait), "stop", check=overdue)
 
     def run(
         self, program: str, *arguments: str, major: int = MAJOR, cwd: Path | None = None, check: bool = True
@@ -240,6 +247,13 @@ class Cluster:
         except psycopg2.OperationalError:
             return False
 
+    def _is_recovering(self) -> bool:
+        try:
+            self.connect(SUPERUSER, SUPERUSER).close()
+        except psycopg2.OperationalError as exc:
+            return any(words in str(exc) for words in _NOT_YET)
+        return False
+
     def _has_database(self, connection: PgConnection) -> bool:
         with connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM pg_database WHERE datname = %s", (DATABASE,))
@@ -249,27 +263,39 @@ class Cluster:
         return all(_read(self.pgdata / name) == text for name, text in self.rules().items())
 
     def _is_running(self) -> bool:
-        self._forget_dead_server()
-        if not (self.pgdata / "postmaster.pid").exists():
+        """Whether the server runs; what a killed one left behind is removed."""
+        pid_file = self.pgdata / "postmaster.pid"
+        text = _read(pid_file)
+        if text is None:
             return False
-        return self.run("pg_ctl", "-D", "pgdata", "status", check=False).returncode == 0
+        pid = text.partition("\n")[0]
+        # pg_ctl takes a zombie, and a stranger that got the number since, for the server.
+        with contextlib.suppress(ValueError, psutil.NoSuchProcess):
+            if self._owns(psutil.Process(int(pid)), unless_known=True):
+                return True
+        pid_file.unlink(missing_ok=True)
+        (self.socket_dir / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
+        return False
+
+    def _owns(self, process: psutil.Process, *, unless_known: bool) -> bool:
+        """Whether a process is a living one of this cluster's server; ``unless_known`` where we may not see it."""
+        try:
+            if process.name() != "postgres" or process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            return process.cwd() == str(self.pgdata)
+        except psutil.AccessDenied:
+            # Root in a container may lack the right to look at another user's process.
+            return unless_known
+        except psutil.NoSuchProcess:
+            return False
 
     def _end_orphans(self) -> None:
         """End the backends of a killed server: one that computes does not notice, and holds the shared memory."""
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.name() == "postgres" and process.cwd() == str(self.pgdata):
+            if self._owns(process, unless_known=False):
+                with contextlib.suppress(psutil.Error):
                     process.kill()
                     process.wait(timeout=10)
-
-    def _forget_dead_server(self) -> None:
-        """Remove what a server left that was killed and that no parent has collected, as in many containers."""
-        pid_file = self.pgdata / "postmaster.pid"
-        with contextlib.suppress(OSError, ValueError, IndexError, psutil.NoSuchProcess):
-            pid = int(pid_file.read_text(encoding="utf-8").splitlines()[0])
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                pid_file.unlink()
-                (self.socket_dir / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
 
     def rules(self) -> dict[str, str]:
         """Who may connect: peer for the users mapped here, passwords for tenants' logins, nobody else."""
@@ -334,6 +360,7 @@ class Cluster:
             # No statement and no row ever reaches the log, which therefore stays small.
             "log_min_messages": "log",
             "log_min_error_statement": "panic",
+            "log_error_verbosity": "terse",  # the detail of a crash is the statement
             "log_checkpoints": "off",
             "log_connections": "off",
         }

@@ -119,7 +119,7 @@ def start(data_dir: Path | str | None = None) -> EmbeddedServer:
     EmbeddedServerError
         The folder cannot be used, or the server does not start; the message says why and what to do.
     """
-    folder = Path(data_dir).expanduser().resolve() if data_dir is not None else default_data_dir()
+    folder = Path(data_dir if data_dir is not None else default_data_dir()).expanduser().resolve()
     with _REGISTRY_LOCK:
         _make_folder(folder)
         try:

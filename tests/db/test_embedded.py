@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -397,3 +398,132 @@ def test_connect_brings_the_schema_up_and_finds_it_again(folder: Path):
     with qf.connect(data_dir=folder / "data") as client:
         assert client.molecules.count() == 1
         assert "embedded" in repr(client)
+
+
+def test_start_finds_a_server_that_was_killed_under_this_process(data: Path):
+    with embedded.start(data) as server:
+        query(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
+        os.kill(postmaster_pid(data), signal.SIGKILL)
+        with embedded.start(data) as again:
+            assert again is server
+            assert query(server.url, "SELECT n FROM kept") == [(1,)]
+
+
+def test_a_full_server_is_joined_and_not_stopped(data: Path):
+    with embedded.start(data) as server:
+        pid = postmaster_pid(data)
+        crowd = []
+        with pytest.raises(psycopg2.OperationalError, match="connection slots"):
+            while True:
+                crowd.append(psycopg2.connect(host=str(server.socket_dir), user="qforge_owner", dbname="qforge"))
+        holding(data).communicate("")
+        for connection in crowd:
+            connection.close()
+        assert postmaster_pid(data) == pid
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_it(data: Path):
+    server = embedded.start(data)
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    try:
+        server.stop()
+        assert not is_running(data)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_number_that_another_program_got_is_not_taken_for_the_server(data: Path):
+    user = Cluster.of(data).os_user if AS_ROOT else None
+    bystander = subprocess.Popen(["sleep", "60"], user=user)
+    pid_file = data / "pgdata" / "postmaster.pid"
+    pid_file.write_text(f"{bystander.pid}\n{data / 'pgdata'}\n0\n5432\n{data / 'socket'}\n")
+    try:
+        with embedded.start(data) as server:
+            assert query(server.url, "SELECT 1") == [(1,)]
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("name", ["Bob's lab", "a, b", 'a"b', "$(id)", "`id`", "r\u00e9sultats"])
+def test_any_name_of_a_folder_will_do(folder: Path, made: Path, name: str):
+    subprocess.run(["cp", "-a", made, folder / name], check=True)
+    with embedded.start(folder / name) as server:
+        assert query(server.url, "SELECT 1") == [(1,)]
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_root_and_the_owner_share_one_server(data: Path):
+    rules = (data / "pgdata" / "pg_ident.conf").read_text()
+    assert Cluster(data, "alice").rules()["pg_ident.conf"] != rules
+    with embedded.start(data):
+        assert rules == (data / "pgdata" / "pg_ident.conf").read_text()
+    assert '"root"' in rules
+
+
+def test_the_upgrade_is_ended_that_was_cut_off_between_its_two_last_steps(data: Path):
+    with embedded.start(data) as server:
+        query(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
+    (data / "pgdata").rename(data / "pgdata.upgrading")
+    (data / "pgdata.pg16-20260101000000").mkdir()
+    with embedded.start(data) as server:
+        assert query(server.url, "SELECT n FROM kept") == [(1,)]
+
+
+@pytest.mark.parametrize("name", ["postgresql.conf", "pg_hba.conf", "pg_ident.conf", "qforge.conf"])
+def test_a_lost_file_of_settings_is_written_again(data: Path, name: str):
+    (data / "pgdata" / name).unlink()
+    with embedded.start(data) as server:
+        assert query(server.url, "SELECT current_setting('fsync')") == [("on",)]
+
+
+def test_links_that_the_servers_user_planted_are_not_followed(data: Path, folder: Path):
+    treasure = folder / "treasure"
+    treasure.write_text("gold")
+    (data / "pgdata" / "pg_hba.conf.new").symlink_to(treasure)
+    embedded.start(data).stop()
+    assert (treasure.read_text(), treasure.stat().st_uid) == ("gold", os.geteuid())
+    (data / "socket").rmdir()
+    (data / "socket").symlink_to(folder)
+    with pytest.raises(qf.EmbeddedServerError, match="does not start"):
+        embedded.start(data)
+    assert folder.stat().st_uid == os.geteuid()
+
+
+def test_nobody_gets_in(data: Path, psql: Path):
+    with embedded.start(data) as server:
+        for path in (data, server.socket_dir, *server.socket_dir.iterdir()):
+            path.chmod(0o777)
+        assert set(attempts(server.socket_dir, psql, "nobody").values()) == {"2"}
+
+
+def test_a_server_that_does_not_stop_is_ended_and_recovers(data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "_STOP_SECONDS", 1)
+    server = embedded.start(data)
+    query(server.url, "CREATE TABLE kept AS SELECT 1 AS n")
+    (checkpointer,) = query(server.admin_url, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(checkpointer[0], signal.SIGSTOP)
+    server.stop()
+    assert not is_running(data)
+    with embedded.start(data) as server:
+        assert query(server.url, "SELECT n FROM kept") == [(1,)]
+
+
+def test_a_crash_of_a_backend_does_not_log_its_statement(data: Path):
+    with embedded.start(data) as server:
+        connection = psycopg2.connect(host=str(server.socket_dir), user="qforge_owner", dbname="qforge")
+        killer = threading.Timer(0.3, os.kill, [connection.info.backend_pid, signal.SIGKILL])
+        killer.start()
+        with pytest.raises(psycopg2.OperationalError):
+            connection.cursor().execute("SELECT pg_sleep(20), 'canary'")
+        connection.close()
+        killer.join()
+        while "terminated by signal 9" not in (data / "server.log").read_text():
+            time.sleep(0.05)
+    log = (data / "server.log").read_text()
+    assert "terminated by signal 9" in log
+    assert "canary" not in log
