@@ -153,6 +153,9 @@ class Cluster:
             overdue = time.monotonic() > deadline
             mode, wait = ("immediate", 60) if overdue else ("fast", min(10, _STOP_SECONDS))
             self.run("pg_ctl", "-D", "pgdata", "-m", mode, "-w", "-t", str(wait), "stop", check=overdue)
+        if self.socket_dir.parent != self.folder:
+            with contextlib.suppress(OSError):
+                self.socket_dir.rmdir()
 
     def run(
         self, program: str, *arguments: str, major: int = MAJOR, cwd: Path | None = None, check: bool = True

@@ -255,6 +255,7 @@ def test_no_other_user_of_the_machine_gets_in(folder: Path, stranger: str, psql:
         found = attempts(server.socket_dir, psql, stranger)
         assert set(found.values()) == {"2"}, found
         assert query(server.url, "SELECT 1") == [(1,)]
+    assert server.socket_dir.parent == folder / name or not server.socket_dir.exists()
 
 
 def test_the_folders_themselves_are_closed(data: Path, stranger: str, psql: Path):
