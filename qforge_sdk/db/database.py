@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool, create_engine, event, text
+from sqlalchemy import Connection, Engine, NullPool, Pool, QueuePool, create_engine, text
 from sqlalchemy.engine import URL
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -21,7 +21,7 @@ from qforge_sdk.db.embedded import EmbeddedServer
 from qforge_sdk.db.embedded import start as start_embedded
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import redact, translated
-from qforge_sdk.errors import QForgeError, SchemaError, ScopeNotHeld
+from qforge_sdk.errors import QForgeError, SchemaError
 from qforge_sdk.schemas import HealthCheckResponse
 
 AS_LOGIN: Final = Scope()
@@ -80,8 +80,6 @@ def make_engine(
         connect_args=_connect_arguments(url, application_name),
         **sizes,
     )
-    if scope.user_id is not None:
-        event.listen(engine, "begin", _refuse_autocommit)
     scope.attach(engine)
     return engine
 
@@ -317,9 +315,3 @@ def _schema_problem(connection: Connection) -> str | None:
 def _connect_arguments(url: URL, application_name: str) -> dict[str, Any]:
     arguments = {"application_name": application_name, **_CONNECT_ARGUMENTS}
     return {name: value for name, value in arguments.items() if name not in url.query}
-
-
-def _refuse_autocommit(connection: Connection) -> None:
-    # SET LOCAL ends with its own statement there: the next one would run as the login.
-    if getattr(connection.connection.dbapi_connection, "autocommit", False):
-        raise ScopeNotHeld("a tenant's connection cannot run in autocommit: the tenant is set for each transaction")

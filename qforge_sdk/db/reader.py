@@ -178,7 +178,7 @@ class ArrowReader:
                     cursor.execute("SET LOCAL statement_timeout = 0")
                 for statement in self.scope.statements() or ["SELECT 1"]:
                     cursor.execute(statement)
-                    cursor.fetchall()
+                    self.scope.require(cursor.fetchone())
                 yield cursor
                 cursor.execute("ROLLBACK")
             except BaseException:

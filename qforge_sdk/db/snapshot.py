@@ -87,7 +87,7 @@ def enter(connection: Connection, scope: Scope) -> None:
         As whom to act.
     """
     for statement in scope.statements():
-        connection.exec_driver_sql(statement)
+        scope.require(connection.exec_driver_sql(statement).one())
     connection.execute(
         text(
             # transaction_timeout exists from PostgreSQL 17 on.

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import psycopg2
+import psycopg2.extensions
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
@@ -322,7 +323,8 @@ def test_a_scope_does_not_stay_on_the_connection(scoped: Engine) -> None:
     with scoped.connect() as connection:
         visible(connection)
         connection.commit()
-        with connection.connection.cursor() as cursor:
+        # The driver's own cursor, which opens no scope.
+        with psycopg2.extensions.cursor(connection.connection.driver_connection) as cursor:
             cursor.execute("SELECT current_user, coalesce(current_setting('request.jwt.claims', true), '')")
             assert cursor.fetchone() == (OWNER, "")
         connection.connection.rollback()
