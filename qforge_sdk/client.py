@@ -12,18 +12,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import pandas as pd
-from sqlalchemy import URL, Engine, text
+from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
 from qforge_sdk import parquet
 from qforge_sdk.accessors import Atoms, Batches, Calculations, Context, Events, Molecules
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import crud, embedded, schema
+from qforge_sdk.db.access import inspect_access, require_held
 from qforge_sdk.db.database import check_db_health, make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import ConfigurationError, ScopeNotHeld
+from qforge_sdk.errors import ConfigurationError
 from qforge_sdk.frames import sql_frame
 from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
 
@@ -66,11 +67,15 @@ def connect(
     ScopeNotHeld
         This login cannot act as the tenant asked for.
     """
-    if url is not None and data_dir is not None:
-        raise ConfigurationError("give either url or data_dir, not both")
-    settings = Settings()
-    scope = Scope(parse_user_id(user_id or settings.qforge_user_id))
-    target = normalise_url(url) if url is not None else None if data_dir is not None else settings.url()
+    try:
+        if url is not None and data_dir is not None:
+            raise ConfigurationError("give either url or data_dir, not both")
+        settings = Settings()
+        scope = Scope(parse_user_id(user_id or settings.qforge_user_id))
+        target = normalise_url(url) if url is not None else None if data_dir is not None else settings.url()
+    finally:
+        # A traceback shows the variables of its frames to whoever asks; a URL object hides its password there.
+        url = None
     if target is not None:
         return Client(target, scope=scope)
     server = embedded.start(data_dir or settings.qforge_data_dir)
@@ -105,15 +110,14 @@ class Client:
                 self._upgrade_embedded(url)
             with translated(), self.engine.connect() as connection:
                 schema.require_current(connection)
-                self._login_kind, self._tenant, self._role = connection.execute(
-                    text("SELECT qforge.login_kind(), qforge.current_user_id(), current_user::text")
-                ).one()
-            self._check_scope()
+                self._access = inspect_access(connection)
+                require_held(self._access)
         except BaseException:
             self.close()
             raise
         self._reader = ArrowReader(self.engine, scope)
-        self._context = Context(self.engine, self._reader, scope, self._tenant)
+        tenant = uuid.UUID(self._access.user_id) if self._access.user_id else None
+        self._context = Context(self.engine, self._reader, scope, tenant)
 
     @cached_property
     def molecules(self) -> Molecules:
@@ -194,7 +198,14 @@ class Client:
             return crud.get_database_stats(session)
 
     def health(self) -> HealthCheckResponse:
-        """Whether the server answers and the schema is current; never raises for a server that is down."""
+        """Whether the server answers, the schema is current and the tenant holds; nothing is raised.
+
+        Returns
+        -------
+        HealthCheckResponse
+            Its ``access`` tells boundary from scope, and lists the login's attributes, every table's policies by
+            verb, owner and search path of the helper functions, and problems with their cures.
+        """
         return check_db_health(self.engine)
 
     def export(
@@ -290,8 +301,10 @@ class Client:
             if self._server is not None
             else url.host or str(url.query.get("host", "local socket")),
             "database": url.database or "",
-            "role": str(self._role),
-            "tenant": str(self._tenant) if self._tenant else "none (service login)",
+            "role": self._access.role,
+            "tenant": f"{self._access.user_id} ({self._access.strength})"
+            if self._access.user_id
+            else "none (service login)",
             "schema": schema.head_revision(),
         }
 
@@ -312,21 +325,6 @@ class Client:
                 current = schema.status(connection).is_current
             if not current:
                 schema.upgrade(engine)
-
-    def _check_scope(self) -> None:
-        """Refuse when the tenant asked for would not hold on this login."""
-        wanted = self._scope.user_id
-        if wanted is not None and self._tenant != wanted:
-            cause = {
-                "tenant": f"this login is tenant {self._tenant} and cannot act as another",
-                "other": "this login is neither a tenant's nor the service's",
-            }.get(self._login_kind, f"the server took it for tenant {self._tenant}")
-            raise ScopeNotHeld(f"cannot act as tenant {wanted}: {cause}; leave user_id out or use a service login")
-        if self._login_kind == "other":
-            raise ScopeNotHeld(
-                f"the login {self.engine.url.username!r} is neither a tenant's nor the service's; log in as the "
-                "owner of the tables, or have the service list this login in qforge.tenant_logins"
-            )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from qforge_sdk.config import APPLICATION_NAME, Settings, normalise_url
 from qforge_sdk.db import schema
+from qforge_sdk.db.access import inspect_access
 from qforge_sdk.db.embedded import EmbeddedServer
 from qforge_sdk.db.embedded import start as start_embedded
 from qforge_sdk.db.scope import Scope, parse_user_id
@@ -294,6 +295,9 @@ def _health_of(connection: Connection, engine: Engine) -> HealthCheckResponse:
     version = connection.scalar(text("SELECT current_setting('server_version')"))
     found = schema.status(connection)
     problem = _schema_problem(connection)
+    access = inspect_access(connection) if problem is None else None
+    if access is not None and access.problems:
+        problem = "; ".join(access.problems)
     place = f"{engine.url.host or engine.url.query.get('host', 'local socket')}, database {engine.url.database}"
     return HealthCheckResponse(
         status="unhealthy" if problem else "healthy",
@@ -301,6 +305,7 @@ def _health_of(connection: Connection, engine: Engine) -> HealthCheckResponse:
         message=problem or f"connected to {place}, schema revision {found.found}",
         tables_exist=found.found is not None,
         pool_size=str(engine.pool.size()) if isinstance(engine.pool, QueuePool) else None,
+        access=access,
     )
 
 

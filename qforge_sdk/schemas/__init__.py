@@ -1,5 +1,6 @@
 """Records of the tables, and the report of a bulk load."""
 
+from qforge_sdk.schemas.health import AccessReport, FunctionAccess, HealthCheckResponse, TableAccess
 from qforge_sdk.schemas.records import (
     AtomicPropertyCreate,
     AtomicPropertyDetail,
@@ -26,7 +27,6 @@ from qforge_sdk.schemas.records import (
     EventLogResponse,
     EventLogUpdate,
     EventStatus,
-    HealthCheckResponse,
     ItemStatus,
     MoleculeCreate,
     MoleculeDetail,
@@ -37,6 +37,7 @@ from qforge_sdk.schemas.records import (
 from qforge_sdk.schemas.reports import LoadReport
 
 __all__ = [
+    "AccessReport",
     "AtomicPropertyCreate",
     "AtomicPropertyDetail",
     "AtomicPropertyResponse",
@@ -62,6 +63,7 @@ __all__ = [
     "EventLogResponse",
     "EventLogUpdate",
     "EventStatus",
+    "FunctionAccess",
     "HealthCheckResponse",
     "ItemStatus",
     "LoadReport",
@@ -70,4 +72,5 @@ __all__ = [
     "MoleculeResponse",
     "MoleculeUpdate",
     "Record",
+    "TableAccess",
 ]

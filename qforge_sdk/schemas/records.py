@@ -96,7 +96,7 @@ class _Stored(Record):
     model_config = ConfigDict(from_attributes=True)
 
 
-class _Summary(Record):
+class Summary(Record):
     """A report that code written for the old dictionaries can still index."""
 
     def __getitem__(self, name: str) -> Any:
@@ -398,7 +398,7 @@ class EventLogDetail(EventLogResponse):
     transaction_id: int
 
 
-class DatabaseStatsResponse(_Summary):
+class DatabaseStatsResponse(Summary):
     """Totals over what the reader may see."""
 
     total_molecules: int
@@ -408,16 +408,6 @@ class DatabaseStatsResponse(_Summary):
     median_gap: Annotated[float | None, _quantity("gap")] = None
     success_rate: Annotated[float, Field(description="Converged calculations, percent", ge=0, le=100)]
     latest_calculation_at: datetime | None = None
-
-
-class HealthCheckResponse(_Summary):
-    """Whether the database can be used."""
-
-    status: Literal["healthy", "unhealthy"]
-    database: Annotated[str, Field(description="The server's name and version")]
-    message: str
-    tables_exist: bool
-    pool_size: Annotated[str | None, Field(description="Connections that the pool keeps")] = None
 
 
 MoleculeDetail.model_rebuild()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import qforge_sdk as qf
 from qforge_sdk.cli import app
 from qforge_sdk.data import load_sample
+from qforge_sdk.db.schema import head_revision
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -158,15 +159,16 @@ def test_export_and_restore_bring_the_rows_over(database_url: str, empty_databas
 def test_db_upgrade_status_and_sql(empty_database_url: str, run: Run):
     before = run("db", "status", "--url", empty_database_url)
     assert (before.exit_code, "no qforge tables" in before.output) == (1, True)
-    assert "an empty database to revision 0001" in run("db", "upgrade", "--url", empty_database_url).output
-    assert "already at revision 0001" in run("db", "upgrade", "--url", empty_database_url).output
+    done = run("db", "upgrade", "--url", empty_database_url)
+    assert f"an empty database to revision {head_revision()}" in done.output
+    assert f"already at revision {head_revision()}" in run("db", "upgrade", "--url", empty_database_url).output
     assert run("db", "status", "--url", empty_database_url).exit_code == 0
     assert "CREATE POLICY tenant_select ON public.molecules" in run("db", "sql").output
 
 
 def test_db_upgrade_keeps_an_embedded_server(run: Run, tmp_path: Path):
     with tempfile.TemporaryDirectory(prefix="qforge-cli-") as folder:
-        assert "revision 0001" in run("db", "upgrade", "--data-dir", Path(folder) / "data").output
+        assert f"revision {head_revision()}" in run("db", "upgrade", "--data-dir", Path(folder) / "data").output
 
 
 def test_version_and_help_name_every_command(run: Run):

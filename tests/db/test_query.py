@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from qforge_sdk import Calculation, Client, InvalidInput, InvalidSmiles, Molecule, Query, UnknownField
+from qforge_sdk.db.schema import head_revision
 from qforge_sdk.fields import ALL_TABLES
 from qforge_sdk.frames import PANDAS_TYPES
 from tests.fixtures.clients import TenantClient
@@ -251,7 +252,7 @@ def test_polars_and_duckdb_take_a_query_as_it_is(filled: Client):
 def test_parquet_carries_units_and_schema_revision(filled: Client, tmp_path):
     path = filled.calculations.where(gap=(1, None)).order_by("gap").to_parquet(tmp_path / "gaps.parquet")
     schema = pq.read_schema(path)
-    assert schema.metadata[b"qforge.schema_revision"] == b"0001"
+    assert schema.metadata[b"qforge.schema_revision"] == head_revision().encode()
     assert schema.field("gap").metadata[b"unit"] == b"eV"
     assert pd.read_parquet(path)["gap"].tolist() == [4.6, 8.7, 9.1, 14.5]
 

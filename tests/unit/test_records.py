@@ -61,7 +61,7 @@ def test_each_entity_has_all_four_records(entity: str, kind: str):
 
 def test_the_old_place_exports_every_record():
     old = qforge_sdk.db.schemas
-    assert [name for name in old.__all__ if getattr(old, name) is not getattr(records, name)] == []
+    assert [name for name in old.__all__ if getattr(old, name) is not getattr(qforge_sdk.schemas, name)] == []
     assert {f"{entity}{kind}" for entity in ENTITIES for kind in KINDS} < set(old.__all__)
 
 
