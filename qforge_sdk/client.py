@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
 from qforge_sdk import parquet
-from qforge_sdk.accessors import Atoms, Batches, Calculations, Context, Events, Molecules
+from qforge_sdk.accessors import Admin, Atoms, Batches, Calculations, Context, Events, Molecules
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import crud, embedded, schema
 from qforge_sdk.db.access import inspect_access, require_held
@@ -24,7 +24,7 @@ from qforge_sdk.db.database import check_db_health, make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import ConfigurationError
+from qforge_sdk.errors import ConfigurationError, QForgeError
 from qforge_sdk.frames import sql_frame
 from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
 
@@ -76,14 +76,13 @@ def connect(
     finally:
         # A traceback shows the variables of its frames to whoever asks; a URL object hides its password there.
         url = None
-    if target is not None:
-        return Client(target, scope=scope)
-    server = embedded.start(data_dir or settings.qforge_data_dir)
     try:
-        return Client(normalise_url(server.url), scope=scope, server=server)
-    except BaseException:
-        server.stop()
-        raise
+        if target is not None:
+            return Client(target, scope=scope)
+        return _embedded_client(embedded.start(data_dir or settings.qforge_data_dir), scope)
+    except QForgeError as exc:
+        # Its frames hold a client that is half made, which a traceback with variables could not show.
+        raise exc.with_traceback(None) from exc.__cause__
 
 
 class Client:
@@ -143,6 +142,17 @@ class Client:
     def events(self) -> Events:
         """The audit trail."""
         return Events(self._context)
+
+    @property
+    def admin(self) -> Admin:
+        """Tenants, logins and rows that change their owner: the service's only.
+
+        Raises
+        ------
+        AccessDenied
+            This client acts as a tenant.
+        """
+        return Admin(self._context)
 
     @property
     def user_id(self) -> uuid.UUID | None:
@@ -325,6 +335,14 @@ class Client:
                 current = schema.status(connection).is_current
             if not current:
                 schema.upgrade(engine)
+
+
+def _embedded_client(server: embedded.EmbeddedServer, scope: Scope) -> Client:
+    try:
+        return Client(normalise_url(server.url), scope=scope, server=server)
+    except BaseException:
+        server.stop()
+        raise
 
 
 @contextmanager

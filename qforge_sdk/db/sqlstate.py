@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -56,6 +57,13 @@ _HINTS: Final[dict[str, str]] = {
     "57014": "narrow the query, or raise statement_timeout for this role",
 }
 
+# libpq answers sslmode=require with this; normalise_url() adds that mode for hosts elsewhere.
+_NO_TLS: Final = "server does not support SSL"
+_NO_TLS_HINT: Final = (
+    "this server has no TLS: switch it on there, or, where the network between is trusted, "
+    "write ?sslmode=disable at the end of the database URL"
+)
+
 _SERVED = re.compile(r"(?:ERROR|FATAL):  ([^\n]*)")
 # psycopg2 and libpq repeat what they were given; a connection string must not reach a message.
 _SECRETS = re.compile(r"(password\s*=\s*)(?:'(?:\\.|[^'\\])*'|[^\s&]+)|(://[^:/@\s]*:)\S+(@)", re.IGNORECASE)
@@ -90,6 +98,8 @@ def translate(exc: BaseException) -> QForgeError | None:  # noqa: PLR0911 - one 
     text = _message_of(original, diagnosis)
     if sqlstate in _HINTS:
         text = f"{text}; {_HINTS[sqlstate]}"
+    elif _NO_TLS in text:
+        text = f"{text}; {_NO_TLS_HINT}"
     if sqlstate is None and isinstance(original, _CONNECTION_ERRORS):
         return ConnectionFailed(text)
     kind = _EXACT.get(sqlstate or "") or _CLASSES.get((sqlstate or "")[:2], DatabaseError)
@@ -107,18 +117,37 @@ def translate(exc: BaseException) -> QForgeError | None:  # noqa: PLR0911 - one 
 def translated() -> Iterator[None]:
     """Raise this package's errors for the driver's inside the block, the cause kept.
 
+    A failure to connect keeps its cause without the frames: those of the drivers hold the connection string, and a
+    traceback with variables, as loggers, notebooks and test runners print it, would show the password.
+
     Raises
     ------
     QForgeError
         The class that fits the SQLSTATE.
     """
+    outside = sys.exception()
     try:
         yield
     except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError, psycopg2.Error, adbc.Error) as exc:
         error = translate(exc)
         if error is None:
             raise
+        # What has no SQLSTATE may have been raised while connecting, a bad connection string for one.
+        if isinstance(error, ConnectionFailed) or _sqlstate_of(getattr(exc, "orig", None) or exc) is None:
+            _forget_frames(exc, until=outside)
         raise error from exc
+
+
+def _forget_frames(error: BaseException | None, *, until: BaseException | None) -> None:
+    """Remove the tracebacks of an error and of all that led to it, up to what was handled before."""
+    pending, seen = [error], {id(until)}
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        current.__traceback__ = None
+        pending += [current.__cause__, current.__context__]
 
 
 def _sqlstate_of(original: Any) -> str | None:

@@ -1,35 +1,45 @@
 -- What administration needs: guarded events, pruning, events for both owners of a row that moves.
 
--- A row that changes its owner leaves an event with both: each sees what became of it.
+-- A row that changes its owner leaves two events: its old owner sees the row as it was and whose it became, its new
+-- owner sees whose it was and the row as it is. Neither learns what the row hung on, or hangs on, at the other's.
 CREATE OR REPLACE FUNCTION qforge.audit_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF TG_TABLE_NAME = 'atomic_properties' THEN
         INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, context, service, recorded_by)
-        SELECT concerned.user_id, TG_ARGV[0] || '_updated', TG_TABLE_NAME,
-               coalesce(o.calculation_id, n.calculation_id),
-               jsonb_build_object('before', to_jsonb(o), 'after', to_jsonb(n)), 'database', 'trigger'
+        SELECT seen.user_id, TG_ARGV[0] || '_updated', TG_TABLE_NAME, coalesce(o.calculation_id, n.calculation_id),
+               jsonb_build_object('before', seen.before, 'after', seen.after), 'database', 'trigger'
         FROM old_rows AS o
         FULL JOIN new_rows AS n ON n.calculation_id = o.calculation_id AND n.atom_index = o.atom_index
-        CROSS JOIN LATERAL (
-            SELECT o.user_id WHERE o.calculation_id IS NOT NULL
-            UNION SELECT n.user_id WHERE n.calculation_id IS NOT NULL
-        ) AS concerned
+        CROSS JOIN LATERAL qforge.seen_update(to_jsonb(o), to_jsonb(n)) AS seen
         WHERE o IS DISTINCT FROM n;
     ELSE
         INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, context, service, recorded_by)
-        SELECT concerned.user_id, TG_ARGV[0] || '_updated', TG_TABLE_NAME, coalesce(o.id, n.id),
-               jsonb_build_object('before', to_jsonb(o) - '{fingerprint,identity_hash}'::text[],
-                                  'after', to_jsonb(n) - '{fingerprint,identity_hash}'::text[]),
-               'database', 'trigger'
+        SELECT seen.user_id, TG_ARGV[0] || '_updated', TG_TABLE_NAME, coalesce(o.id, n.id),
+               jsonb_build_object('before', seen.before, 'after', seen.after), 'database', 'trigger'
         FROM old_rows AS o
         FULL JOIN new_rows AS n ON n.id = o.id
-        CROSS JOIN LATERAL (
-            SELECT o.user_id WHERE o.id IS NOT NULL UNION SELECT n.user_id WHERE n.id IS NOT NULL
-        ) AS concerned;
+        CROSS JOIN LATERAL qforge.seen_update(
+            to_jsonb(o) - '{fingerprint,identity_hash}'::text[], to_jsonb(n) - '{fingerprint,identity_hash}'::text[]
+        ) AS seen;
     END IF;
     RETURN NULL;
 END $$;
+
+-- Who sees what of an update. A row whose key changed comes without its other half.
+CREATE FUNCTION qforge.seen_update(before_ jsonb, after_ jsonb)
+RETURNS TABLE (user_id uuid, before jsonb, after jsonb)
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (coalesce(before_, after_) ->> 'user_id')::uuid, before_, after_
+    WHERE before_ IS NULL OR after_ IS NULL OR before_ -> 'user_id' = after_ -> 'user_id'
+    UNION ALL
+    SELECT (before_ ->> 'user_id')::uuid, before_, jsonb_build_object('user_id', after_ -> 'user_id')
+    WHERE before_ -> 'user_id' <> after_ -> 'user_id'
+    UNION ALL
+    SELECT (after_ ->> 'user_id')::uuid, jsonb_build_object('user_id', before_ -> 'user_id'), after_
+    WHERE before_ -> 'user_id' <> after_ -> 'user_id'
+$$;
+REVOKE ALL ON FUNCTION qforge.seen_update(jsonb, jsonb) FROM PUBLIC;
 
 -- Events are appended to. Only the two functions below change any, each in the way that it says.
 CREATE FUNCTION qforge.guard_events() RETURNS trigger
