@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 import pandas as pd
+from sqlalchemy import BigInteger, and_, case, cast, func, select
 
 from qforge_sdk.accessors.base import Accessor
+from qforge_sdk.db.models import EventLog
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import ALL_TABLES, EVENTS
+from qforge_sdk.frames import sql_frame
 from qforge_sdk.quantities import did_you_mean
 from qforge_sdk.schemas import EventLogResponse
 
 _HEAD = ("id", "created_at", "event_type", "status", "actor", "application", "transaction_id", "context")
+
+BUCKETS: Final = ("minute", "hour", "day", "week", "month", "year")
+_GROUPS: Final = (
+    "event_type", "entity_type", "status", "service", "recorded_by", "actor", "application", "user_id"
+)  # fmt: skip
 
 
 class Events(Accessor):
@@ -69,6 +78,54 @@ class Events(Accessor):
         kinds = {"event_id": "int64", "created_at": "datetime64[us, UTC]", "transaction_id": "int64"}
         words = dict.fromkeys(("event_type", "status", "actor", "application", "column"), "str")
         return frame.astype(kinds | words | {"before": "object", "after": "object"})
+
+    def timeline(
+        self, bucket: str = "day", *, by: str | Sequence[str] = "event_type", **filters: Any
+    ) -> pd.DataFrame:
+        """How much happened when, counted by the server: for plots, however many events there are.
+
+        Parameters
+        ----------
+        bucket
+            ``minute``, ``hour``, ``day``, ``week`` (from Monday), ``month`` or ``year``, in UTC.
+        by
+            Columns to tell apart: event_type, entity_type, status, service, recorded_by, actor, application,
+            user_id; an empty list for none.
+        **filters
+            As in :meth:`query`, such as ``created_at=("2026-05-01", None)``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``time`` (start of the bucket, UTC), the columns of ``by``, ``events`` and ``rows``: one large load is
+            one event of many rows. Sorted by time; buckets without events are left out.
+            ``frame.pivot(index="time", columns="event_type", values="events").plot()`` draws it.
+
+        Raises
+        ------
+        InvalidInput
+            No such bucket or column.
+        """
+        names = [by] if isinstance(by, str) else list(by)
+        for name, known, field in ((bucket, BUCKETS, "bucket"), *((one, _GROUPS, "by") for one in names)):
+            if name not in known:
+                raise InvalidInput(
+                    f"timeline: no {field} {name!r}{did_you_mean(name, list(known))}", field=field, value=name
+                )
+        counted = EventLog.context["rows"]
+        summary = and_(EventLog.recorded_by == "trigger", func.jsonb_typeof(counted) == "number")
+        rows = func.sum(case((summary, cast(counted.astext, BigInteger)), else_=1))
+        time = func.date_trunc(bucket, EventLog.created_at, "UTC").label("time")
+        groups = [EVENTS[name].selected() for name in names]
+        statement = (
+            select(time, *groups, func.count().label("events"), cast(rows, BigInteger).label("rows"))
+            .where(*self.where(**filters).conditions)
+            .group_by(time, *groups)
+            .order_by(time, *groups)
+        )
+        frame = sql_frame(self._context.reader.read(statement))
+        kinds = {"time": "datetime64[us, UTC]", "events": "int64", "rows": "int64"} | dict.fromkeys(names, "str")
+        return frame.astype(kinds)
 
 
 def _changes(context: Any) -> list[dict[str, object]]:

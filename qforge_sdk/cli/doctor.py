@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from qforge_sdk.cli import DataDirOption, UrlOption, UserOption, app, console, opened
 from qforge_sdk.client import Client
 from qforge_sdk.db import crud
+from qforge_sdk.db.access import VERBS
 from qforge_sdk.db.models import TABLES, Calculation
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import QForgeError
-from qforge_sdk.schemas import BatchItemCreate, BatchJobCreate, CalculationCreate, MoleculeCreate
+from qforge_sdk.schemas import AccessReport, BatchItemCreate, BatchJobCreate, CalculationCreate, MoleculeCreate
 
 _BENCHMARK_ROWS: Final = 2_000
 
@@ -42,6 +43,8 @@ def doctor(url: UrlOption = None, data_dir: DataDirOption = None, user_id: UserO
             else:
                 passed += 1
                 console.print(f"[bold green]PASS[/] {name}{': ' + found if found else ''}", highlight=False)
+        for line in _access_lines(_access(client)):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{passed} passed, {failed} failed", highlight=False)
     if failed:
         raise typer.Exit(1)
@@ -76,16 +79,36 @@ def _schema(client: Client) -> str:
     return f"{len(TABLES)} tables"
 
 
-def _row_level_security(client: Client) -> str:
-    found = client.sql(
-        "SELECT c.relname, c.relrowsecurity AS on, count(DISTINCT p.polcmd) AS verbs FROM pg_class AS c "
-        "LEFT JOIN pg_policy AS p ON p.polrelid = c.oid "
-        "WHERE c.relnamespace = 'public'::regnamespace AND c.relname = ANY (%(names)s) GROUP BY 1, 2",
-        {"names": list(TABLES)},
-    )
-    open_ = found[~found.on | (found.verbs < 4)].relname.tolist()
-    _require(not open_, f"off or incomplete on: {', '.join(open_)}")
-    return "on for every table, policies for all four verbs"
+def _isolation(client: Client) -> str:
+    access = _access(client)
+    _require(not access.problems, "; ".join(access.problems))
+    return {
+        "boundary": f"boundary: PostgreSQL holds this login to tenant {access.user_id}",
+        "scope": f"scope: this package holds the service's login to tenant {access.user_id}",
+        "service": "the service: it sees every row; tenants are held by policies on every table, for every verb",
+    }[access.strength]
+
+
+def _access(client: Client) -> AccessReport:
+    health = client.health()
+    if health.access is None:
+        raise CheckFailed(health.message)
+    return health.access
+
+
+def _access_lines(access: AccessReport) -> Iterator[str]:
+    """What the catalog says of this connection."""
+    held = [name for name, value in access.attributes.items() if value]
+    yield f"access: {access.strength}; tenant {access.user_id or '-'}"
+    yield f"login {access.login} ({', '.join(held) or 'no attributes'}), acts as {access.role}"
+    yield f"can act as: {', '.join(access.memberships) or 'nobody else'}"
+    for table in access.tables:
+        policies = ", ".join(f"{verb} by {' and '.join(table.policies[verb]) or 'nobody'}" for verb in VERBS)
+        secured = "on" if table.row_security else "OFF"
+        yield f"table {table.table} of {table.owner}, row security {secured}: {policies}"
+    for one in access.functions:
+        runs, path = "its owner" if one.security_definer else "its caller", one.search_path or "of its caller"
+        yield f"function {one.function} of {one.owner}, runs as {runs}, search_path {path}"
 
 
 def _molecules(client: Client) -> str:
@@ -173,7 +196,7 @@ def _speed(client: Client) -> str:
 CHECKS: Final[dict[str, Callable[[Client], str]]] = {
     "connection": _connection,
     "schema": _schema,
-    "row level security": _row_level_security,
+    "isolation": _isolation,
     "molecules: create, find by another spelling, delete": _molecules,
     "calculations and atoms: create, find by energy and gap": _calculations,
     "batches: create, complete an item": _batches,

@@ -19,6 +19,7 @@ import qforge_sdk as qf
 from qforge_sdk.cli import app
 from qforge_sdk.data import load_sample
 from qforge_sdk.db.schema import head_revision
+from tests.fixtures.tenants import ALICE
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).parents[2]
@@ -81,8 +82,18 @@ def test_doctor_fails_when_row_level_security_is_off(database_url: str, admin_ur
         connection.execute(text("ALTER TABLE public.calculations DISABLE ROW LEVEL SECURITY"))
     found = run("doctor", "--url", database_url)
     assert found.exit_code == 1
-    assert "FAIL row level security: off or incomplete on: calculations" in found.output
+    assert "FAIL isolation: row level security of public.calculations is off: ALTER TABLE" in found.output
+    assert "table calculations of qforge_owner, row security OFF" in found.output
     assert "8 passed, 1 failed" in found.output
+
+
+def test_doctor_tells_who_one_is_and_what_holds_it(database_url: str, run: Run):
+    found = run("doctor", "--url", database_url, "--user-id", str(ALICE))
+    assert found.exit_code == 0, found.output
+    assert f"access: scope; tenant {ALICE}" in found.output
+    assert "login qforge_owner (createrole, inherit), acts as qforge_tenant" in found.output
+    assert "table event_logs of qforge_owner, row security on: select by tenant_select" in found.output
+    assert "function qforge.current_user_id() of qforge_owner, runs as its owner, search_path pg_c" in found.output
 
 
 def test_doctor_fails_when_a_trigger_is_gone(database_url: str, run: Run):
