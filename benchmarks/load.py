@@ -52,7 +52,7 @@ def make_rows(rows: int, molecules: np.ndarray) -> pa.Table:
     ).select(_COLUMNS)
 
 
-class _Bench:
+class Bench:
     """The contestants: each loads the same rows and commits; :meth:`reset` takes them away again.
 
     Parameters
@@ -118,7 +118,9 @@ class _Bench:
                 connection.execute(text("ALTER TABLE public.calculations ENABLE TRIGGER audit_delete"))
             else:
                 connection.execute(text("TRUNCATE public.calculations CASCADE"))
+            connection.execute(text("ALTER TABLE public.event_logs DISABLE TRIGGER guard"))
             connection.execute(text("TRUNCATE public.event_logs"))
+            connection.execute(text("ALTER TABLE public.event_logs ENABLE TRIGGER guard"))
         with self.client.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM (ANALYZE) public.calculations"))
 
@@ -149,7 +151,7 @@ def main() -> None:
             qf.connect(data_dir=data_dir, user_id=TENANT) as tenant,
         ):
             molecules = tenant.molecules.query(user_id=str(TENANT), columns=["id"])["id"].to_numpy(np.int64)
-            bench = _Bench(client, tenant, make_rows(options.rows, molecules), Path(folder))
+            bench = Bench(client, tenant, make_rows(options.rows, molecules), Path(folder))
             contestants = {
                 "server's own COPY, binary file": bench.server_copy,
                 "bulk_load as the service": bench.ours,
