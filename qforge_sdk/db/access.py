@@ -75,8 +75,8 @@ _FUNCTIONS = text("""
     SELECT p.oid::regprocedure::text AS name, pg_catalog.pg_get_userbyid(p.proowner)::text AS owner,
            p.prosecdef AS definer,
            (SELECT substr(s, 13) FROM unnest(p.proconfig) AS s WHERE s LIKE 'search_path=%') AS search_path
-    FROM pg_catalog.pg_proc AS p
-    WHERE p.pronamespace = to_regnamespace('qforge') OR p.oid = to_regprocedure('auth.uid()')
+    FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'qforge' OR (n.nspname = 'auth' AND p.proname = 'uid')
     ORDER BY 1
 """)
 _WRITABLE_SCHEMAS = text("""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg2
 import pytest
+from alembic import command
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,7 @@ from qforge_sdk.db import schema
 from qforge_sdk.errors import AccessDenied, SchemaMissing, SchemaOutdated
 from tests.fixtures.catalog import EVERYTHING, TABLES, catalog
 from tests.fixtures.databases import Databases
+from tests.fixtures.rows import store_rows
 from tests.fixtures.servers import MAIN, PostgresServer, Servers
 from tests.fixtures.tenants import ALICE, TenantEngine
 
@@ -75,6 +77,30 @@ def test_psql_runs_the_printed_sql_on_supabase(supabase: Databases) -> None:
 
         assert done.returncode == 0, done.stderr
         assert catalog(supabase.url(printed), EVERYTHING) == catalog(supabase.url(online), EVERYTHING)
+
+
+def test_a_filled_database_of_an_older_revision_becomes_the_same(any_version: Databases) -> None:
+    with any_version.clone(migrated=False) as old, any_version.clone() as new:
+        engine = engine_of(any_version.url(old))
+        with engine.begin() as connection:
+            config = schema._config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+            rows = store_rows(connection, ALICE)
+            connection.execute(text("UPDATE public.molecules SET name = 'before'"))
+
+        assert schema.upgrade(engine).found == "0001"
+
+        assert catalog(any_version.url(old), EVERYTHING) == catalog(any_version.url(new), EVERYTHING)
+        with engine.begin() as connection:
+            for table in TABLES:
+                found = connection.execute(text(f"SELECT count(*) FROM public.{table} WHERE {rows.where(table)}"))
+                assert found.scalar_one() == 1
+            connection.execute(text("UPDATE public.molecules SET name = 'after'"))
+            changed = connection.execute(
+                text("SELECT context->'after'->>'name' FROM public.event_logs WHERE event_type = 'molecule_updated'")
+            )
+            assert set(changed.scalars()) == {"before", "after"}
 
 
 def test_concurrent_upgrades_take_turns(empty_database_url: str) -> None:
