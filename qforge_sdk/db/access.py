@@ -38,14 +38,25 @@ _WHO = text("""
     FROM pg_catalog.pg_roles AS r WHERE r.rolname = session_user
 """)
 _MEMBERSHIPS = text("""
-    SELECT r.rolname::text AS name, r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolreplication
-               OR r.rolname = ANY (:server_roles)
-               OR r.oid IN (SELECT relowner FROM pg_catalog.pg_class WHERE oid = ANY (CAST(:tables AS regclass[])))
-           AS strong
-    FROM pg_catalog.pg_roles AS r
-    WHERE r.rolname <> session_user AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER')
-    ORDER BY 1
+    SELECT r.rolname::text FROM pg_catalog.pg_roles AS r
+    WHERE r.rolname <> session_user AND pg_catalog.pg_has_role(session_user, r.oid, 'MEMBER') ORDER BY 1
 """)
+# Whom a login can act as and no policy holds.
+_LOGINS: Final = """
+    SELECT t.login::text AS login, r.oid IS NOT NULL AS exists, r.rolsuper AS superuser, r.rolbypassrls AS bypassrls,
+           r.rolcreaterole AS createrole, r.rolreplication AS replication,
+           array(SELECT s.rolname::text FROM pg_catalog.pg_roles AS s
+                 WHERE s.oid <> r.oid AND NOT r.rolsuper AND pg_catalog.pg_has_role(r.oid, s.oid, 'MEMBER')
+                       AND (s.rolsuper OR s.rolbypassrls OR s.rolcreaterole OR s.rolreplication
+                            OR s.rolname = ANY (:server_roles)
+                            OR s.oid IN (SELECT relowner FROM pg_catalog.pg_class
+                                         WHERE oid = ANY (CAST(:tables AS regclass[]))))
+                 ORDER BY 1) AS stronger
+    FROM ({logins}) AS t LEFT JOIN pg_catalog.pg_roles AS r ON r.rolname = t.login
+    ORDER BY 1
+"""
+_THIS_LOGIN = text(_LOGINS.format(logins="SELECT session_user AS login"))
+_TENANT_LOGINS = text(_LOGINS.format(logins="SELECT login FROM qforge.tenant_logins"))
 _TABLES = text("""
     SELECT c.relname::text AS name, pg_catalog.pg_get_userbyid(c.relowner)::text AS owner,
            c.relrowsecurity AS secured, pg_catalog.row_security_active(c.oid) AS applies,
@@ -110,7 +121,6 @@ def inspect_access(connection: Connection) -> AccessReport:
     policies = connection.execute(_POLICIES, names).all()
     rows = connection.execute(_TABLES, names | {"unrestrained": list(_UNRESTRAINED)}).all()
     functions = connection.execute(_FUNCTIONS).all()
-    members = connection.execute(_MEMBERSHIPS, {"tables": names["tables"], "server_roles": list(_SERVER_ROLES)}).all()
     attributes = {name: bool(getattr(who, name)) for name in (*_TOO_STRONG, "createdb", "inherit")}
     problems = [
         *_table_problems(rows, role, acts=who.user_id is not None),
@@ -121,8 +131,11 @@ def inspect_access(connection: Connection) -> AccessReport:
             for name in connection.execute(_WRITABLE_SCHEMAS, names).scalars()
         ),
     ]
+    names["server_roles"] = list(_SERVER_ROLES)
     if who.kind == "tenant":
-        problems += _login_problems(who, members)
+        problems += _login_problems(connection.execute(_THIS_LOGIN, names).all())
+    elif who.kind == "service" and who.user_id is None:
+        problems += _login_problems(connection.execute(_TENANT_LOGINS, names).all())
     elif who.kind == "other":
         problems.append(
             f"the login {who.login!r} is neither a tenant's nor the service's: log in as the owner of the tables, or "
@@ -134,7 +147,7 @@ def inspect_access(connection: Connection) -> AccessReport:
         role=who.role,
         user_id=who.user_id,
         attributes=attributes,
-        memberships=tuple(member.name for member in members),
+        memberships=tuple(connection.execute(_MEMBERSHIPS).scalars()),
         tables=tuple(
             TableAccess(
                 table=row.name,
@@ -238,14 +251,19 @@ def _function_problems(functions: Any, *, owner: str) -> Iterator[str]:
             )
 
 
-def _login_problems(who: Any, members: Any) -> Iterator[str]:
-    for name, weaker in _TOO_STRONG.items():
-        if getattr(who, name):
-            cure = f'ALTER ROLE "{who.login}" {weaker}'
-            yield f"the login {who.login} is {name.upper()} and could leave its tenant: {cure}"
-    for member in members:
-        if member.strong:
+def _login_problems(logins: Any) -> Iterator[str]:
+    for one in logins:
+        if not one.exists:
             yield (
-                f"the login {who.login} can act as {member.name}, whom the policies do not hold: "
-                f'REVOKE "{member.name}" FROM "{who.login}"'
+                f"the login {one.login} is listed as a tenant's and is no role of this server, so that whoever makes "
+                f"one of that name becomes the tenant: client.admin.drop_login({one.login!r})"
+            )
+        for name, weaker in _TOO_STRONG.items():
+            if getattr(one, name):
+                cure = f'ALTER ROLE "{one.login}" {weaker}'
+                yield f"the login {one.login} is {name.upper()} and could leave its tenant: {cure}"
+        for role in one.stronger:
+            yield (
+                f"the login {one.login} can act as {role}, whom the policies do not hold: "
+                f'REVOKE "{role}" FROM "{one.login}"'
             )
