@@ -24,7 +24,7 @@ from qforge_sdk.db.database import check_db_health, make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import ConfigurationError, QForgeError
+from qforge_sdk.errors import ConfigurationError
 from qforge_sdk.frames import sql_frame
 from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
 
@@ -76,13 +76,9 @@ def connect(
     finally:
         # A traceback shows the variables of its frames to whoever asks; a URL object hides its password there.
         url = None
-    try:
-        if target is not None:
-            return Client(target, scope=scope)
-        return _embedded_client(embedded.start(data_dir or settings.qforge_data_dir), scope)
-    except QForgeError as exc:
-        # Its frames hold a client that is half made, which a traceback with variables could not show.
-        raise exc.with_traceback(None) from exc.__cause__
+    if target is not None:
+        return Client(target, scope=scope)
+    return _embedded_client(embedded.start(data_dir or settings.qforge_data_dir), scope)
 
 
 class Client:
@@ -319,6 +315,8 @@ class Client:
         }
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_access"):
+            return "<qforge_sdk.Client, not connected>"
         return f"<qforge_sdk.Client {', '.join(f'{name}: {value}' for name, value in self._facts().items())}>"
 
     def _repr_html_(self) -> str:

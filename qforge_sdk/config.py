@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Never
 from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError, field_validator
@@ -28,6 +30,12 @@ _ESCAPE: Final = (
     "or set DB_USER, DB_PASSWORD, DB_HOST and DB_NAME, where a password stands as it is"
 )
 _BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PORT: Final = re.compile(r":\d*$")
+
+_HOST_VARIABLES: Final = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
+
+# SQLAlchemy hides the password of a URL and shows every argument.
+_SECRET_ARGUMENTS: Final = frozenset({"oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"})
 
 
 class Settings(BaseSettings):
@@ -65,6 +73,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as exc:
             problem = "; ".join(_complaint(error) for error in exc.errors(include_input=False))
+        # A traceback shows the variables of its frames to whoever asks: no secret stays in one.
+        values = {}
         if problem is not None:
             raise ConfigurationError(problem)
 
@@ -73,8 +83,11 @@ class Settings(BaseSettings):
     def _upper(cls, value: Any) -> Any:
         return value.upper() if isinstance(value, str) else value
 
+    def __reduce__(self) -> Never:
+        raise TypeError("Settings do not pickle, they hold passwords; read them again in each process: Settings()")
+
     def url(self) -> URL | None:
-        """Where the database is: ``DATABASE_URL``, else the ``DB_*`` variables.
+        """Where the database is: ``DATABASE_URL``, else the ``DB_*`` variables; both go through `normalise_url`.
 
         Returns
         -------
@@ -103,7 +116,7 @@ class Settings(BaseSettings):
         port = self.db_port or 5432
         # A path is the folder of a Unix socket, which a URL carries as an argument.
         socket = self.db_host.startswith("/")
-        return URL.create(
+        url = URL.create(
             DRIVER,
             username=self.db_user,
             password=self.db_password.get_secret_value() if self.db_password else None,
@@ -112,10 +125,15 @@ class Settings(BaseSettings):
             database=self.db_name or "postgres",
             query={"host": self.db_host, "port": str(port)} if socket else {},
         )
+        return normalise_url(url)
 
 
 def normalise_url(text: str | URL) -> URL:
     """The URL of a PostgreSQL database, ready for SQLAlchemy.
+
+    A host that is not this machine must speak TLS: without an ``sslmode`` of its own the URL gets
+    ``sslmode=require``. That keeps the password and the rows from being read on the way; only
+    ``sslmode=verify-full`` with ``sslrootcert`` also makes sure that the server is the right one.
 
     Parameters
     ----------
@@ -126,23 +144,22 @@ def normalise_url(text: str | URL) -> URL:
     Returns
     -------
     sqlalchemy.engine.URL
-        With driver name ``postgresql+psycopg2``.
+        With driver name ``postgresql+psycopg2``; a password among the arguments has moved to where it is hidden.
 
     Raises
     ------
     ConfigurationError
         Another scheme, or text that cannot be split without guessing, such as a password with a bare ``@``.
-        Nothing of the text is repeated except the scheme.
+        Nothing of the text is repeated except the scheme, neither in the message nor in a variable of a frame.
     """
-    if isinstance(text, URL):
-        _check_scheme(text.drivername)
-        return text.set(drivername=DRIVER)
-    scheme, separator, rest = text.strip().partition("://")
-    if not separator:
-        raise ConfigurationError(f"this is not a database URL; write {_FORM}")
-    _check_scheme(scheme)
-    _check_unambiguous(rest)
-    return _split(f"{DRIVER}://{rest}")
+    problem = None
+    try:
+        return _with_tls(_without_secret_arguments(_parsed(text)))
+    except ConfigurationError as exc:
+        problem = str(exc)
+    # The frames that hold the text are gone with that error, this one forgets it.
+    text = ""
+    raise ConfigurationError(problem)
 
 
 def libpq_url(url: URL) -> str:
@@ -165,6 +182,62 @@ def libpq_url(url: URL) -> str:
     return f"postgresql://{_userinfo(url)}{_address(url)}/{quote(url.database or '', safe='')}" + (
         f"?{query}" if query else ""
     )
+
+
+def _parsed(text: str | URL) -> URL:
+    if isinstance(text, URL):
+        _check_scheme(text.drivername)
+        return text.set(drivername=DRIVER)
+    scheme, separator, rest = text.strip().partition("://")
+    if not separator:
+        raise ConfigurationError(f"this is not a database URL; write {_FORM}")
+    _check_scheme(scheme)
+    _check_unambiguous(rest)
+    return _split(f"{DRIVER}://{rest}")
+
+
+def _without_secret_arguments(url: URL) -> URL:
+    shown = sorted(_SECRET_ARGUMENTS.intersection(url.query))
+    if shown:
+        raise ConfigurationError(
+            f"the database URL would show its argument {shown[0]} wherever it is printed; write it into a "
+            "pg_service.conf and name that entry in the URL: ?service=name"
+        )
+    user, password = (_last(url.query.get(name)) for name in ("user", "password"))
+    if password is not None:
+        url = url.set(username=user or url.username, password=password).difference_update_query(("user", "password"))
+    # The drivers answer these with an error that shows the whole connection string.
+    with contextlib.suppress(UnicodeEncodeError):
+        if b"\0" not in str(url.password or "").encode():
+            return url
+    raise ConfigurationError("the password of the database holds a character that PostgreSQL cannot take")
+
+
+def _with_tls(url: URL) -> URL:
+    if "sslmode" in url.query or all(_is_local(host) for host in _hosts(url)):
+        return url
+    return url.update_query_dict({"sslmode": "require"})
+
+
+def _hosts(url: URL) -> list[str]:
+    """Names and addresses that a connection may go to; none for the Unix socket of this machine."""
+    named = [url.host or "", *(_joined(url.query.get(argument, "")) for argument in ("host", "hostaddr"))]
+    if not any(named):
+        # libpq looks there next; where a service lies only its file knows.
+        named = [_joined(url.query.get("service", "")), *(os.environ.get(name, "") for name in _HOST_VARIABLES)]
+    return [host for entry in named for host in entry.split(",") if host]
+
+
+def _is_local(host: str) -> bool:
+    """Whether a connection to it stays on this machine: a socket folder, localhost or a loopback address."""
+    if host.startswith(("/", "@")):
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    name = _PORT.sub("", host)
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(name).is_loopback
+    return f".{name}".lower().endswith(".localhost")
 
 
 def _complaint(error: Mapping[str, Any]) -> str:
@@ -196,10 +269,10 @@ def _split(text: str) -> URL:
 
 
 def _userinfo(url: URL) -> str:
-    if url.username is None:
+    if url.username is None and url.password is None:
         return ""
     password = "" if url.password is None else f":{quote(str(url.password), safe='')}"
-    return f"{quote(url.username, safe='')}{password}@"
+    return f"{quote(url.username or '', safe='')}{password}@"
 
 
 def _address(url: URL) -> str:
@@ -210,6 +283,10 @@ def _address(url: URL) -> str:
 
 def _joined(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else ",".join(value)
+
+
+def _last(value: str | tuple[str, ...] | None) -> str | None:
+    return value[-1] if isinstance(value, tuple) else value
 
 
 def _hosts_and_ports(hosts: tuple[str, ...] | str) -> dict[str, str]:

@@ -4,9 +4,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
+    "tests.fixtures.canary",
     "tests.fixtures.servers",
     "tests.fixtures.databases",
     "tests.fixtures.tenants",
+    "tests.fixtures.attacks",
     "tests.fixtures.clients",
     "tests.fixtures.bulk",
 ]

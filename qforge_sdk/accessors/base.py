@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Never
 
 import pandas as pd
 from pydantic import BaseModel
@@ -67,6 +67,9 @@ class Context:
         """
         with translated(), self.engine.begin() as connection:
             yield connection
+
+    def __reduce__(self) -> Never:
+        raise TypeError("what belongs to a client does not pickle; open one in each process: qforge_sdk.connect()")
 
     def owner(self, *, shared: bool) -> uuid.UUID | None:
         """Owner of rows that are written now.

@@ -13,6 +13,7 @@ from qforge_sdk.cli import DataDirOption, UrlOption, app, console, reported
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import embedded, schema
 from qforge_sdk.db.database import make_engine
+from qforge_sdk.db.sqlstate import translated
 
 db_app = typer.Typer(help="Create, upgrade and inspect the schema.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
@@ -32,7 +33,7 @@ def upgrade(url: UrlOption = None, data_dir: DataDirOption = None) -> None:
 @db_app.command()
 def status(url: UrlOption = None, data_dir: DataDirOption = None) -> None:
     """Compare the database's revision with this package's; exit code 1 when they differ."""
-    with reported(), embedded_or_remote(url, data_dir) as engine, engine.connect() as connection:
+    with reported(), embedded_or_remote(url, data_dir) as engine, translated(), engine.connect() as connection:
         found = schema.status(connection)
     console.print(f"database: {found.found or 'no qforge tables'}; this package: {found.expected}")
     if not found.is_current:
@@ -51,7 +52,8 @@ def embedded_or_remote(url: str | None, data_dir: Path | None) -> Iterator[Engin
     """Engine of the login itself, on the server that the options or the settings name."""
     settings = Settings()
     target = normalise_url(url) if url is not None else None if data_dir is not None else settings.url()
-    server = None
+    # A traceback shows the variables of its frames: a URL object hides its password there.
+    url = server = None
     if target is None:
         server = embedded.start(data_dir or settings.qforge_data_dir)
         target = normalise_url(server.url)

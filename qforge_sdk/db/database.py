@@ -194,7 +194,9 @@ def setup_database(url: str | URL | None = None) -> tuple[Engine, sessionmaker[S
         The login may not create the tables.
     """
     if url is not None:
-        _default.point_at(normalise_url(url))
+        # A traceback shows the variables of its frames: a URL object hides its password there.
+        url = normalise_url(url)
+        _default.point_at(url)
     return init_db(), session_factory(_default.engine())
 
 

@@ -10,7 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -186,6 +186,9 @@ class ArrowReader:
                 raise
             cursor.close()
             self._give_back(connection)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("what reads a database does not pickle; open a client in each process: qforge_sdk.connect()")
 
     def close(self) -> None:
         """Close the idle connections; ones in use close when they are done."""

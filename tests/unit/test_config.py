@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 import tomllib
 import traceback
@@ -19,7 +21,15 @@ from qforge_sdk.config import DRIVER, Settings, libpq_url, normalise_url
 from qforge_sdk.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]
+TLS = {"sslmode": "require"}
 VARIABLES = [name.upper() for name in Settings.model_fields]
+
+
+def with_variables(error: BaseException) -> str:
+    """The traceback with the variables of its frames, but for the test's own frame."""
+    assert error.__traceback__ is not None
+    inner = error.__traceback__.tb_next
+    return "".join(traceback.TracebackException(type(error), error, inner, capture_locals=True).format())
 
 
 @pytest.fixture(autouse=True)
@@ -67,20 +77,20 @@ def test_the_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPat
 
     settings = Settings()
 
-    assert str(settings.url()) == f"{DRIVER}://me@exported/db"
+    assert str(settings.url()) == f"{DRIVER}://me@exported/db?sslmode=require"
     assert settings.log_level == "DEBUG"
 
 
 def test_the_parts_make_a_url_with_the_password_as_it_stands(monkeypatch: pytest.MonkeyPatch):
     for name, value in {"DB_USER": "me", "DB_HOST": "h", "DB_PASSWORD": "p@ss#/?%", "DB_NAME": "lab"}.items():
         monkeypatch.setenv(name, value)
-    assert Settings().url() == URL.create(DRIVER, "me", "p@ss#/?%", "h", 5432, "lab")
+    assert Settings().url() == URL.create(DRIVER, "me", "p@ss#/?%", "h", 5432, "lab", TLS)
 
 
 def test_the_database_is_called_postgres_unless_it_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DB_USER", "me")
     monkeypatch.setenv("DB_HOST", "h")
-    assert str(Settings().url()) == f"{DRIVER}://me@h:5432/postgres"
+    assert str(Settings().url()) == f"{DRIVER}://me@h:5432/postgres?sslmode=require"
 
 
 def test_a_folder_as_host_is_a_unix_socket(monkeypatch: pytest.MonkeyPatch):
@@ -111,6 +121,38 @@ def test_a_variable_that_cannot_be_read_is_named_without_its_value(monkeypatch: 
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_a_url_that_cannot_be_used_stays_out_of_the_variables_of_a_traceback(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:hun@ter2@h/db")
+    with pytest.raises(ConfigurationError) as caught:
+        Settings().url()
+    assert "url = " not in with_variables(caught.value)
+    assert "ter2" not in with_variables(caught.value)
+
+
+def test_a_value_given_by_name_stays_out_of_the_variables_of_a_traceback():
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(database_url="hunter2", db_port="hunter2")
+    assert "hunter2" not in with_variables(caught.value)
+
+
+def test_a_password_that_cannot_be_sent_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"DB_USER": "me", "DB_HOST": "h", "DB_PASSWORD": "hunter2\udcff"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match="cannot take") as caught:
+        Settings().url()
+    assert "hunter2" not in with_variables(caught.value)
+
+
+def test_settings_do_not_pickle_and_say_what_to_do():
+    with pytest.raises(TypeError, match="read them again in each process"):
+        pickle.dumps(Settings())
+
+
+def test_settings_can_be_copied_within_the_process():
+    settings = Settings(database_url="postgresql://u:hunter2@h/d")
+    assert copy.deepcopy(settings) == copy.copy(settings) == settings.model_copy() == settings
+
+
 def test_no_secret_is_in_the_repr(monkeypatch: pytest.MonkeyPatch):
     for name in ("DATABASE_URL", "DB_PASSWORD", "SUPABASE_KEY"):
         monkeypatch.setenv(name, "postgresql://u:hunter2@h/d")
@@ -125,7 +167,7 @@ def test_a_postgresql_url_gets_our_driver(scheme: str):
 
 
 def test_a_url_object_is_taken_as_it_is():
-    url = URL.create("postgresql", "me", "p@ss#", "h")
+    url = URL.create("postgresql", "me", "p@ss#", "localhost")
     assert normalise_url(url) == url.set(drivername=DRIVER)
 
 
@@ -146,14 +188,81 @@ def test_a_url_object_is_taken_as_it_is():
         "host=h password=hunter2",
         "hunter2",
         "hunter2://",
+        "postgresql://me:hunter2%00@h/db",
+        "postgresql://me:hunter1@h/db?sslpassword=hunter2",
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_showing_it(text: str):
     with pytest.raises(ConfigurationError) as caught:
         normalise_url(text)
-    told = "".join(traceback.format_exception(caught.value))
+    told = with_variables(caught.value).replace("hunter2:// is", "")
     assert caught.value.__context__ is None
-    assert not re.search("hun.?ter2|//me", told.replace("hunter2:// is", ""))
+    assert not re.search("hun.?ter2|//me", told)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql:///db",
+        "postgresql:///db?host=/run/pg",
+        "postgresql:///db?host=%40abstract",
+        "postgresql://localhost/db",
+        "postgresql://LocalHost:5433/db",
+        "postgresql://pg.localhost/db",
+        "postgresql://127.0.0.1/db",
+        "postgresql://127.8.9.10:5433/db",
+        "postgresql://[::1]:5433/db",
+        "postgresql:///db?hostaddr=127.0.0.1",
+        "postgresql:///db?host=localhost:1&host=127.0.0.1:2",
+        "postgresql:///db?host=localhost,/run/pg",
+    ],
+)
+def test_a_connection_within_the_machine_needs_no_tls(text: str):
+    assert "sslmode" not in normalise_url(text).query
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://db.example.org/db",
+        "postgresql://10.0.0.1/db",
+        "postgresql://128.0.0.1/db",
+        "postgresql://[2001:db8::1]:5433/db",
+        "postgresql://localhost.example.org/db",
+        "postgresql://notlocalhost/db",
+        "postgresql:///db?host=db.example.org",
+        "postgresql:///db?hostaddr=10.0.0.1",
+        "postgresql://localhost/db?hostaddr=10.0.0.1",
+        "postgresql://db.example.org/db?hostaddr=127.0.0.1",
+        "postgresql:///db?host=localhost:1&host=db.example.org:2",
+        "postgresql:///db?host=localhost,db.example.org",
+        "postgresql://localhost/db?host=db.example.org",
+    ],
+)
+def test_a_connection_that_leaves_the_machine_needs_tls(text: str):
+    url = normalise_url(text)
+    assert url.query["sslmode"] == "require"
+    assert parse_dsn(libpq_url(url))["sslmode"] == "require"
+
+
+@pytest.mark.parametrize("mode", ["disable", "prefer", "verify-full"])
+def test_a_url_that_says_its_own_tls_is_left_at_that(mode: str):
+    assert normalise_url(f"postgresql://u@db.example.org/d?sslmode={mode}").query == {"sslmode": mode}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://me@localhost/d?password=hunter2", {"user": "me", "host": "localhost"}),
+        ("postgresql://localhost/d?user=me&password=hunter2", {"user": "me", "host": "localhost"}),
+        ("postgresql://me:hunter1@localhost/d?password=hunter2", {"user": "me", "host": "localhost"}),
+        ("postgresql://localhost/d?password=hunter2", {"host": "localhost"}),
+    ],
+)
+def test_a_password_among_the_arguments_is_hidden_and_used(text: str, expected: dict[str, str]):
+    url = normalise_url(text)
+    assert "hunter" not in f"{url!r}{url}"
+    assert parse_dsn(libpq_url(url)) == expected | {"password": "hunter2", "dbname": "d"}
 
 
 def test_a_bare_at_sign_is_answered_with_the_cure():
@@ -191,4 +300,27 @@ def test_any_password_survives_the_way_to_libpq(user: str, password: str, databa
     url = URL.create(DRIVER, user, password, "h", 1, database)
     expected = {"user": user, "password": password, "host": "h", "port": "1", "dbname": database}
     assert parse_dsn(libpq_url(url)) == expected
-    assert parse_dsn(libpq_url(normalise_url(libpq_url(url)))) == expected
+    assert parse_dsn(libpq_url(normalise_url(libpq_url(url)))) == expected | TLS
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "sslmode"),
+    [
+        ("", {}, None),
+        ("", {"PGHOST": "db.example.org"}, "require"),
+        ("", {"PGHOSTADDR": "192.0.2.1"}, "require"),
+        ("", {"PGHOST": "/run/postgresql"}, None),
+        ("?host=/tmp", {"PGHOST": "db.example.org"}, None),
+        ("?service=lab", {}, "require"),
+        ("", {"PGSERVICE": "lab"}, "require"),
+        ("?service=lab&sslmode=disable", {}, "disable"),
+    ],
+)
+def test_a_host_that_libpq_finds_by_itself_counts_too(
+    monkeypatch: pytest.MonkeyPatch, query: str, variables: dict[str, str], sslmode: str | None
+):
+    for name in ("PGHOST", "PGHOSTADDR", "PGSERVICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert normalise_url(f"postgresql:///db{query}").query.get("sslmode") == sslmode
