@@ -1,0 +1,118 @@
+"""One finished computation, whichever program or reader it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from qforge_sdk.chem.geometry import FloatArray, Geometry
+
+Status = Literal["converged", "not_converged", "error"]
+
+#: Codes of doubts: what a reader noticed and did not settle by itself.
+DOUBT_CODES: Final[Mapping[str, str]] = {
+    "bad_field": "a number could not be read, such as one that overflowed its field",
+    "bad_file": "a file is damaged or empty",
+    "charge_differs": "two sources name different total charges",
+    "charge_sum_off": "the atomic charges do not sum to the total charge",
+    "energy_differs": "two sources name different energies",
+    "gap_differs": "two sources name different gaps",
+    "dipole_differs": "two sources name different dipoles",
+    "geometry_differs": "the number of atoms differs between files",
+    "ionised": "the run computed ions as well, and its last numbers are of one of them",
+    "log_cut": "only the ends of a very long log were read",
+    "log_truncated": "the log ends before the run does",
+    "method_differs": "two sources name different methods",
+    "normal_termination": "the program says that it ended normally, and its result is no good",
+    "rearranged": "input and final geometry are perceived as different molecules",
+    "shared_files": "files that several runs of one folder may have written were left out",
+    "status_differs": "the job's metadata and its run disagree on whether it succeeded",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Something that a reader noticed.
+
+    Parameters
+    ----------
+    code
+        Key of :data:`DOUBT_CODES`.
+    message
+        One sentence.
+    values
+        By source, where two disagree: the first is the one that was taken.
+    """
+
+    code: str
+    message: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a metadata column."""
+        return {"code": self.code, "message": self.message, **({"values": dict(self.values)} if self.values else {})}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class XtbResult:
+    """What one run gave.
+
+    Parameters
+    ----------
+    status
+        ``converged``; ``not_converged`` where the SCF or the optimisation did not; ``error`` where the run failed.
+    reason
+        Why it is not converged.
+    energy
+        Total energy, hartree.
+    homo, lumo, gap
+        eV.
+    dipole
+        Norm, debye.
+    total_charge
+        e.
+    unpaired_electrons
+        Number.
+    method, solvation, solvent, xtb_version
+        As the program names them; solvation is the model.
+    optimized
+        Whether the geometry was optimised.
+    execution_time_seconds
+        Wall time, s.
+    geometry, input_geometry
+        Final and first one, angstrom.
+    charges
+        Shape (n_atoms,), e.
+    forces
+        Shape (n_atoms, 3), hartree/bohr.
+    imaginary_modes
+        Number of imaginary modes of a Hessian, None where there is none.
+    program_call
+        Command line.
+    doubts
+        What was noticed.
+    """
+
+    status: Status
+    reason: str | None = None
+    energy: float | None = None
+    homo: float | None = None
+    lumo: float | None = None
+    gap: float | None = None
+    dipole: float | None = None
+    total_charge: float = 0.0
+    unpaired_electrons: int = 0
+    method: str | None = None
+    solvation: str | None = None
+    solvent: str | None = None
+    xtb_version: str | None = None
+    optimized: bool = False
+    execution_time_seconds: float | None = None
+    geometry: Geometry | None = None
+    input_geometry: Geometry | None = None
+    charges: FloatArray | None = None
+    forces: FloatArray | None = None
+    imaginary_modes: int | None = None
+    program_call: str | None = None
+    doubts: tuple[Doubt, ...] = ()
