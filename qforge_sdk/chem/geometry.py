@@ -248,12 +248,35 @@ def molecule_with_positions(smiles: str | None, geometry: Geometry) -> Chem.Mol:
         With hydrogens and one conformer.
     """
     with rdBase.BlockLogs():
-        bare = Chem.MolFromXYZBlock(geometry.to_xyz())
+        bare = unconnected(geometry)
         try:
             rdDetermineBonds.DetermineConnectivity(bare)
         except (RuntimeError, ValueError):
             return bare
         return _with_bonds(smiles, bare) if smiles is not None else bare
+
+
+def unconnected(geometry: Geometry) -> Chem.Mol:
+    """RDKit molecule of the atoms, without bonds, hydrogens or charges of its own making.
+
+    Parameters
+    ----------
+    geometry
+        Angstrom.
+
+    Returns
+    -------
+    rdkit.Chem.Mol
+        With one conformer.
+    """
+    molecule = Chem.RWMol()
+    conformer = Chem.Conformer(len(geometry.symbols))
+    for symbol, (x, y, z) in zip(geometry.symbols, geometry.positions.tolist(), strict=True):
+        atom = Chem.Atom(symbol)
+        atom.SetNoImplicit(True)
+        conformer.SetAtomPosition(molecule.AddAtom(atom), Point3D(x, y, z))
+    molecule.AddConformer(conformer, assignId=True)
+    return molecule.GetMol()
 
 
 def _with_bonds(smiles: str, bare: Chem.Mol) -> Chem.Mol:

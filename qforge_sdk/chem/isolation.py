@@ -10,8 +10,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from qforge_sdk.chem.smiles import ValidatedMolecule, check_text, looks_heavy, validate_here
 from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns, validate_column
@@ -32,17 +33,29 @@ _BY_SIGNAL: Final = {
 }
 
 
+class Death(NamedTuple):
+    """Why an item has no result: it ended the process."""
+
+    code: str
+    reason: str
+
+
 class Worker:
-    """One process, started again whenever a molecule ends it.
+    """One process, started again whenever an item of its work ends it.
 
     Parameters
     ----------
     cpu_seconds
-        Processor time that one molecule may take.
+        Processor time that one item may take.
+    task
+        What it does, as :func:`qforge_sdk.chem.worker.main` takes it.
     """
 
-    def __init__(self, *, cpu_seconds: float = CPU_SECONDS) -> None:
+    def __init__(
+        self, *, cpu_seconds: float = CPU_SECONDS, task: str = "qforge_sdk.chem.worker:validate_column"
+    ) -> None:
         self._cpu_seconds = cpu_seconds
+        self._task = task
         self._progress = tempfile.NamedTemporaryFile(prefix="qforge-smiles-")  # noqa: SIM115 - closed by close()
         self._note_none()
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,48 +102,75 @@ class Worker:
     ) -> None:
         self.close()
 
+    def run(self, items: list[Any]) -> list[Any]:
+        """What the task makes of each item; for one that ended the process a :class:`Death`.
+
+        Parameters
+        ----------
+        items
+            What can be pickled.
+
+        Returns
+        -------
+        list
+            One entry an item.
+
+        Raises
+        ------
+        QForgeError
+            No process lives long enough to begin.
+        """
+        results: list[Any] = []
+        for done in self._answers(items):
+            results += [Death(*done)] if isinstance(done, tuple) else done
+        return results
+
     def _validate_texts(self, texts: list[str | None]) -> Columns:
         columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
+        for done in self._answers(texts):
+            _extend(columns, _refused(done) if isinstance(done, tuple) else done)
+        return columns
+
+    def _answers(self, items: list[Any]) -> Iterator[Any]:
+        """Answers for the items between those that ended the process, and for each of these (code, reason)."""
         idle_deaths = 0
-        while texts:
-            done = self._ask(texts)
+        while items:
+            done = self._ask(items)
             if done is not None:
-                _extend(columns, done)
-                break
+                yield done
+                return
             culprit, fault = self._autopsy()
             if culprit < 0:
                 idle_deaths += 1
                 if idle_deaths == _MOST_IDLE_DEATHS:
-                    raise QForgeError(f"a process that validates SMILES ends before its work: {fault[1]}")
+                    raise QForgeError(f"a process that works on molecules ends before its work: {fault[1]}")
                 continue
             if culprit:
-                _extend(columns, self._validate_texts(texts[:culprit]))
-            _extend(columns, _refused(fault))
-            texts = texts[culprit + 1 :]
-        return columns
+                yield from self._answers(items[:culprit])
+            yield fault
+            items = items[culprit + 1 :]
 
-    def _ask(self, texts: list[str | None]) -> Columns | None:
+    def _ask(self, items: list[Any]) -> Any:
         """The answer, or None when the process died over it."""
         self._note_none()
         process = self._process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            pickle.dump(texts, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            pickle.dump(items, process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
-            answer: Columns = pickle.load(process.stdout)  # noqa: S301 - from our own child
+            return pickle.load(process.stdout)  # noqa: S301 - from our own child
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             return None
-        return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A module run by path would not find its package; -c keeps the caller's __main__ out of it.
         code = (
             "import sys; from qforge_sdk.chem.worker import main; "
-            "main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))"
+            "main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))"
         )
         return subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", code, self._progress.name, str(self._cpu_seconds), str(MEMORY_BYTES)],
+            [sys.executable, "-c", code, self._task, self._progress.name, str(self._cpu_seconds), str(MEMORY_BYTES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -1,8 +1,8 @@
-"""A process that validates SMILES and may die of them.
+"""A process that works through lists of molecules and may die of one.
 
-It reads pickled lists of texts from standard input and answers each with the columns of its results. Before each
-molecule it writes its index into a shared file, so that whoever finds it dead knows which one it was; a timer on its
-own CPU time ends it when a molecule takes too long.
+It reads pickled lists from standard input and answers each with what its task makes of it. Before each item it writes
+the item's index into a shared file, so that whoever finds it dead knows which one it was; a timer on its own CPU time
+ends it when an item takes too long.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import resource
 import signal
 import struct
 import sys
+from importlib import import_module
 from typing import Any, BinaryIO, Final
 
 from qforge_sdk.chem.smiles import ValidatedMolecule, validate_here
@@ -67,8 +68,19 @@ def _append(columns: Columns, found: ValidatedMolecule | None, fault: tuple[Any,
         columns[name].append(value)
 
 
-def main(progress_path: str, cpu_seconds: float, memory_bytes: int) -> None:
-    """Serve until standard input ends."""
+def main(task: str, progress_path: str, cpu_seconds: float, memory_bytes: int) -> None:
+    """Serve until standard input ends.
+
+    Parameters
+    ----------
+    task
+        ``module:function``; called with a list and with a function that it calls with the index of each item before
+        it begins it.
+    progress_path
+        The shared file.
+    cpu_seconds, memory_bytes
+        Processor time of an item, and address space.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # InChI prints; nothing of it may come between the answers.
@@ -84,20 +96,21 @@ def main(progress_path: str, cpu_seconds: float, memory_bytes: int) -> None:
             progress[:] = struct.pack("q", index)
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
-        _serve(requests, answers, note)
+        module, _, name = task.partition(":")
+        _serve(getattr(import_module(module), name), requests, answers, note)
 
 
-def _serve(requests: BinaryIO, answers: BinaryIO, note: Any) -> None:
+def _serve(work: Any, requests: BinaryIO, answers: BinaryIO, note: Any) -> None:
     while True:
         try:
-            texts = pickle.load(requests)  # noqa: S301 - from our own parent
+            items = pickle.load(requests)  # noqa: S301 - from our own parent
         except EOFError:
             return
-        columns = validate_column(texts, note)
+        answer = work(items, note)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        pickle.dump(columns, answers, protocol=pickle.HIGHEST_PROTOCOL)
+        pickle.dump(answer, answers, protocol=pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,147 @@
+"""From a geometry to a molecule: bonds perceived by RDKit, checked by formula, charge and spin."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdDetermineBonds
+
+from qforge_sdk.chem.geometry import Geometry, unconnected
+from qforge_sdk.chem.smiles import validate_here
+from qforge_sdk.errors import InvalidSmiles
+
+_SINGLE, _DOUBLE = Chem.BondType.SINGLE, Chem.BondType.DOUBLE
+# From the positive atom to the negative one, and the bonds that neither charge needs.
+_YLIDES: Final = (
+    (Chem.MolFromSmarts("[S,P,Se;+1]-[O,S;-1]"), (_DOUBLE,)),
+    (Chem.MolFromSmarts("[S,O;+1]=[P]-[O,S;-1]"), (_SINGLE, _DOUBLE)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Perceived:
+    """What was made of a geometry.
+
+    Parameters
+    ----------
+    smiles
+        Canonical SMILES, None where no bond orders fit.
+    graph
+        Canonical text of the connected atoms without bond orders: equal for two geometries of one graph.
+    reason
+        Why there is no SMILES.
+    """
+
+    smiles: str | None
+    graph: str
+    reason: str | None = None
+
+    def graph_hash(self, charge: int) -> str:
+        """sha256 that identifies a structure without a SMILES by its graph and charge."""
+        return hashlib.sha256(f"{self.graph}|{charge}".encode()).hexdigest()
+
+
+def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Perceived:
+    """Perceive the molecule of a geometry; may take long on large cages, so run it in a process of its own.
+
+    Parameters
+    ----------
+    geometry
+        With all hydrogens, angstrom.
+    charge
+        Of the whole, e.
+    unpaired_electrons
+        What the perceived structure must have.
+
+    Returns
+    -------
+    Perceived
+        A SMILES only where formula, charge and unpaired electrons agree with what was given.
+
+    References
+    ----------
+    Y. Kim, W. Y. Kim, Bull. Korean Chem. Soc. 2015, 36, 1769, doi:10.1002/bkcs.10334, as RDKit implements it
+    """
+    with rdBase.BlockLogs():
+        try:
+            bare = unconnected(geometry)
+            rdDetermineBonds.DetermineConnectivity(bare)
+        except (RuntimeError, ValueError) as exc:
+            return Perceived(None, geometry.formula, _first_line(exc))
+        graph = _graph(bare)
+        if len(geometry.symbols) == 1:
+            return _atom(geometry, charge, unpaired_electrons, graph)
+        # S=O before [S+]-[O-]: charges on atoms only where nothing fits without them.
+        reason = "no bond orders fit"
+        for charged in (False, True):
+            try:
+                molecule = Chem.Mol(bare)
+                rdDetermineBonds.DetermineBondOrders(molecule, charge=charge, allowChargedFragments=charged)
+                smiles, problem = _checked(molecule, geometry, charge, unpaired_electrons)
+            except (RuntimeError, ValueError) as exc:
+                reason = _first_line(exc)
+                continue
+            if smiles is not None:
+                return Perceived(smiles, graph)
+            reason = problem or reason
+        return Perceived(None, graph, reason)
+
+
+def _atom(geometry: Geometry, charge: int, unpaired_electrons: int, graph: str) -> Perceived:
+    smiles, problem = _checked_text(f"[{geometry.symbols[0]}{charge:+d}]", geometry, charge, unpaired_electrons)
+    return Perceived(smiles, graph, problem)
+
+
+def _checked(
+    molecule: Chem.Mol, geometry: Geometry, charge: int, unpaired_electrons: int
+) -> tuple[str | None, str | None]:
+    molecule = _without_ylides(molecule)
+    Chem.SanitizeMol(molecule)
+    Chem.AssignStereochemistryFrom3D(molecule)
+    return _checked_text(Chem.MolToSmiles(Chem.RemoveHs(molecule)), geometry, charge, unpaired_electrons)
+
+
+def _without_ylides(molecule: Chem.Mol) -> Chem.Mol:
+    """S=O and P=S as chemists write them, where charges were put on neighbours instead."""
+    edited = Chem.RWMol(molecule)
+    for pattern, order in _YLIDES:
+        for match in edited.GetSubstructMatches(pattern):
+            atoms = [edited.GetAtomWithIdx(index) for index in match]
+            if [atoms[0].GetFormalCharge(), atoms[-1].GetFormalCharge()] != [1, -1]:
+                continue
+            for first, second, bond in zip(match, match[1:], order, strict=False):
+                edited.GetBondBetweenAtoms(first, second).SetBondType(bond)
+            atoms[0].SetFormalCharge(0)
+            atoms[-1].SetFormalCharge(0)
+    return edited.GetMol()
+
+
+def _checked_text(
+    smiles: str, geometry: Geometry, charge: int, unpaired_electrons: int
+) -> tuple[str | None, str | None]:
+    try:
+        found = validate_here(smiles)
+    except InvalidSmiles as exc:
+        return None, str(exc)
+    wanted = {"formula": geometry.formula, "charge": charge, "unpaired_electrons": unpaired_electrons}
+    got = {"formula": found.formula, "charge": found.charge, "unpaired_electrons": found.unpaired_electrons}
+    apart = [f"{name} {got[name]} instead of {wanted[name]}" for name in wanted if got[name] != wanted[name]]
+    return (None, f"the perceived structure has {', '.join(apart)}") if apart else (found.smiles, None)
+
+
+def _graph(bare: Chem.Mol) -> str:
+    graph = Chem.RWMol(bare)
+    for atom in graph.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetFormalCharge(0)
+        atom.SetNumRadicalElectrons(0)
+    for bond in graph.GetBonds():
+        bond.SetBondType(Chem.BondType.SINGLE)
+    return str(Chem.MolToSmiles(graph.GetMol(), canonical=True, allHsExplicit=True))
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().partition("\n")[0] or type(exc).__name__
