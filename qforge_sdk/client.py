@@ -9,7 +9,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 from sqlalchemy import URL, Engine
@@ -27,6 +27,9 @@ from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import ConfigurationError
 from qforge_sdk.frames import sql_frame
 from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
+
+if TYPE_CHECKING:
+    from qforge_sdk.migrate import MigrationReport
 
 
 def connect(
@@ -277,6 +280,50 @@ class Client:
             A stored row differs from the exported one; nothing is loaded.
         """
         return parquet.restore_tables(self.engine, self._scope, folder, progress=progress)
+
+    def migrate(
+        self,
+        root: str | Path,
+        *,
+        dry_run: bool = True,
+        limit: int | None = None,
+        jobs: int | None = None,
+        progress: bool | None = None,
+    ) -> MigrationReport:
+        """Bring the finished xTB runs below a folder into the database: job folders and plain xtb directories.
+
+        Runs are known by their content: what is there already is left alone, what changed since is updated. Each
+        doubt is kept in the row's metadata and in the report.
+
+        Parameters
+        ----------
+        root
+            Folder to search.
+        dry_run
+            Only read and plan; give False to store.
+        limit
+            At most so many runs.
+        jobs
+            Processes that read, None for one a processor.
+        progress
+            Show a bar; None shows one after 2 s where somebody looks.
+
+        Returns
+        -------
+        MigrationReport
+            One line a run, with outcome and reason.
+
+        Raises
+        ------
+        InvalidInput
+            ``root`` is no folder, or a number is below 1.
+        QForgeError
+            What the server reported; run it again to go on from there.
+        """
+        from qforge_sdk.migrate import migrate
+
+        owner = self._context.owner(shared=False)
+        return migrate(self.engine, root, owner=owner, dry_run=dry_run, limit=limit, jobs=jobs, progress=progress)
 
     def close(self) -> None:
         """Close the pool; the embedded server stops with its last user. Closing twice is fine."""

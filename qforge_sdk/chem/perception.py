@@ -90,6 +90,17 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
         return Perceived(None, graph, reason)
 
 
+def flat(smiles: str) -> str:
+    """The same molecule without stereochemistry.
+
+    Parameters
+    ----------
+    smiles
+        Valid.
+    """
+    return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False))
+
+
 def _atom(geometry: Geometry, charge: int, unpaired_electrons: int, graph: str) -> Perceived:
     smiles, problem = _checked_text(f"[{geometry.symbols[0]}{charge:+d}]", geometry, charge, unpaired_electrons)
     return Perceived(smiles, graph, problem)

@@ -17,6 +17,7 @@ DOUBT_CODES: Final[Mapping[str, str]] = {
     "charge_differs": "two sources name different total charges",
     "charge_sum_off": "the atomic charges do not sum to the total charge",
     "energy_differs": "two sources name different energies",
+    "formula_differs": "the given SMILES has another formula than the geometry and was not taken",
     "gap_differs": "two sources name different gaps",
     "dipole_differs": "two sources name different dipoles",
     "geometry_differs": "the number of atoms differs between files",
@@ -27,6 +28,7 @@ DOUBT_CODES: Final[Mapping[str, str]] = {
     "normal_termination": "the program says that it ended normally, and its result is no good",
     "rearranged": "input and final geometry are perceived as different molecules",
     "shared_files": "files that several runs of one folder may have written were left out",
+    "smiles_refused": "the given SMILES was refused",
     "status_differs": "the job's metadata and its run disagree on whether it succeeded",
 }
 

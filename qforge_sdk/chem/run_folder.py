@@ -84,7 +84,7 @@ class RunRecord:
     result
         Numbers, status and doubts.
     name
-        Of the molecule, where the job's metadata or the input names it.
+        Of the molecule, where the job's metadata names it.
     smiles
         As metadata gives it, not validated.
     job
@@ -183,7 +183,7 @@ class _Reader:
         job = self._read_job()
         output = self._read_json() if self.run.alone else None
         final = self._read_final(log)
-        start, input_hash, input_name = self._read_input(log, job)
+        start, input_hash = self._read_input(log, job)
         geometry = final or (start if not (log and log.optimized) else None)
         chosen = {name: self._choose(name) for name in TRUST}
         self._refine_dipole(chosen, optimized=log.optimized if log else final is not None, has_log=log is not None)
@@ -218,7 +218,7 @@ class _Reader:
         return RunRecord(
             run=self.run,
             result=result,
-            name=_text(job.get("molecule_name")) or _text(_inner(job, "molecule", "name")) or _stem(input_name),
+            name=_text(job.get("molecule_name")) or _text(_inner(job, "molecule", "name")),
             smiles=_text(job.get("smiles")) or _text(_inner(job, "molecule", "smiles")),
             job=job,
             input_hash=input_hash,
@@ -354,10 +354,8 @@ class _Reader:
             self.doubts.append(Doubt("bad_file", f"{name}: {exc}"))
             return None
 
-    def _read_input(
-        self, log: xtb_log.LogFacts | None, job: Mapping[str, Any]
-    ) -> tuple[Geometry | None, str | None, str | None]:
-        """The first geometry, the hash of its file and the file's name."""
+    def _read_input(self, log: xtb_log.LogFacts | None, job: Mapping[str, Any]) -> tuple[Geometry | None, str | None]:
+        """The first geometry and the hash of its file."""
         candidates = [Path(one).name for one in (job.get("xyz_file"), job.get("input_file")) if isinstance(one, str)]
         if log and log.input_file:
             candidates.append(Path(log.input_file.replace("\\", "/")).name)
@@ -367,9 +365,9 @@ class _Reader:
         name = next((one for one in candidates if one in self.names), None)
         data = self._bytes(name)
         if data is None or name is None:
-            return None, None, candidates[0] if candidates else None
+            return None, None
         geometry = self._geometry(name, data)
-        return geometry, hashlib.sha256(data).hexdigest(), name
+        return geometry, hashlib.sha256(data).hexdigest()
 
     def _read_forces(self, geometry: Geometry | None) -> FloatArray | None:
         if geometry is None or not self.run.alone:
@@ -510,7 +508,3 @@ def _inner(content: Mapping[str, Any], *names: str) -> Any:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
-
-
-def _stem(name: str | None) -> str | None:
-    return Path(name).stem if name else None

@@ -1,0 +1,106 @@
+"""Finished runs in the database: which are there, and how a chunk of them is stored."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+
+def known_runs(connection: Connection, owner: uuid.UUID | None) -> Iterator[tuple[int, str, str]]:
+    """Runs of an owner that were loaded from folders.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    owner
+        Whose.
+
+    Yields
+    ------
+    tuple
+        Key, source_id and content hash.
+    """
+    query = text(
+        "SELECT id, source_id, metadata -> 'run' ->> 'content_hash' FROM public.calculations "
+        "WHERE user_id IS NOT DISTINCT FROM :owner AND source_id IS NOT NULL AND metadata -> 'run' ? 'content_hash'"
+    )
+    for row in connection.execution_options(yield_per=10_000).execute(query, {"owner": owner}):
+        yield row[0], row[1], row[2]
+
+
+def register_graphs(
+    connection: Connection, owner: uuid.UUID | None, molecules: Sequence[Mapping[str, Any]]
+) -> dict[str, int]:
+    """Store molecules without SMILES, unless they are there.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    owner
+        Whose.
+    molecules
+        graph_hash, formula, charge, name, metadata (JSON text).
+
+    Returns
+    -------
+    dict
+        Key by graph_hash.
+    """
+    if not molecules:
+        return {}
+    insert = text(
+        "INSERT INTO public.molecules (user_id, graph_hash, formula, charge, name, metadata) "
+        "VALUES (:owner, :graph_hash, :formula, :charge, :name, CAST(:metadata AS jsonb)) "
+        "ON CONFLICT ON CONSTRAINT molecules_identity DO NOTHING"
+    )
+    distinct = {one["graph_hash"]: one for one in molecules}
+    for graph_hash in sorted(distinct):
+        connection.execute(insert, {"owner": owner, **distinct[graph_hash]})
+    query = text(
+        "SELECT graph_hash, id FROM public.molecules "
+        "WHERE user_id IS NOT DISTINCT FROM :owner AND graph_hash = ANY (:hashes) AND smiles IS NULL"
+    )
+    return {row[0]: row[1] for row in connection.execute(query, {"owner": owner, "hashes": list(distinct)})}
+
+
+def delete_atoms(connection: Connection, calculation_ids: Sequence[int]) -> None:
+    """Remove the atoms of calculations whose runs changed.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    calculation_ids
+        Keys.
+    """
+    if calculation_ids:
+        connection.execute(
+            text("DELETE FROM public.atomic_properties WHERE calculation_id = ANY (:ids)"),
+            {"ids": list(calculation_ids)},
+        )
+
+
+def record_migration(connection: Connection, owner: uuid.UUID | None, context: str) -> None:
+    """Leave an event about a chunk of runs.
+
+    Parameters
+    ----------
+    connection
+        In the chunk's transaction.
+    owner
+        Whose runs.
+    context
+        JSON.
+    """
+    connection.execute(
+        text(
+            "INSERT INTO public.event_logs (user_id, event_type, entity_type, context, service) "
+            "VALUES (:owner, 'runs_migrated', 'system', CAST(:context AS jsonb), 'migrate')"
+        ),
+        {"owner": owner, "context": context},
+    )
