@@ -157,6 +157,54 @@ class Molecules(Accessor):
                 connection, source, owner=owner, on_error=on_error, workers=workers, progress=progress
             )
 
+    def unresolved(self) -> pd.DataFrame:
+        """Molecules without a SMILES, such as metal complexes that came from geometries.
+
+        Returns
+        -------
+        pandas.DataFrame
+            As from ``query``; ``metadata`` says why there is no SMILES. :meth:`assign_smiles` settles one.
+        """
+        columns = ["id", "user_id", "name", "formula", "charge", "graph_hash", "metadata", "created_at"]
+        return self.where(smiles=None).order_by("id").select(columns).df()
+
+    def assign_smiles(self, id: int, smiles: str, *, merge: bool = False) -> MoleculeResponse:  # noqa: A002
+        """Give a molecule that has none its SMILES.
+
+        Parameters
+        ----------
+        id
+            Key of an unresolved molecule.
+        smiles
+            Of the same formula and charge.
+        merge
+            Where a molecule of that SMILES is stored: hand the calculations over to it and delete this one.
+
+        Returns
+        -------
+        MoleculeResponse
+            The molecule that has the SMILES now.
+
+        Raises
+        ------
+        NotFound
+            No such molecule, or it is not yours to change.
+        InvalidSmiles
+            RDKit refuses it.
+        InvalidInput
+            The molecule has a SMILES, or another formula or charge.
+        DuplicateMolecule
+            The SMILES is stored already and ``merge`` is False.
+        Conflict
+            Batch items hang on the molecule that would be merged.
+        """
+        with self._context.session() as session:
+            self._own_row(session, id)
+            row = crud.assign_smiles(session, id, smiles, merge=merge)
+            if row is None:
+                raise not_found(Molecule, id)
+            return MoleculeResponse.model_validate(row)
+
     def duplicates(self) -> pd.DataFrame:
         """Molecules that share an InChIKey though their canonical SMILES differ.
 

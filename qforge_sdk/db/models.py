@@ -156,6 +156,7 @@ class Molecule(Base):
         CheckConstraint("smiles <> ''", name="molecules_smiles_not_empty"),
         CheckConstraint("name <> ''", name="molecules_name_not_empty"),
         Index("molecules_inchikey", "user_id", "inchikey"),
+        Index("molecules_graph", "user_id", "graph_hash", postgresql_where=text("graph_hash IS NOT NULL")),
     )
 
     def __repr__(self) -> str:

@@ -53,19 +53,22 @@ def register_graphs(
     """
     if not molecules:
         return {}
+    distinct = {one["graph_hash"]: one for one in molecules}
+    # One that was given its SMILES since keeps its graph.
+    query = text(
+        "SELECT graph_hash, min(id) FROM public.molecules "
+        "WHERE user_id IS NOT DISTINCT FROM :owner AND graph_hash = ANY (:hashes) GROUP BY graph_hash"
+    )
     insert = text(
         "INSERT INTO public.molecules (user_id, graph_hash, formula, charge, name, metadata) "
         "VALUES (:owner, :graph_hash, :formula, :charge, :name, CAST(:metadata AS jsonb)) "
         "ON CONFLICT ON CONSTRAINT molecules_identity DO NOTHING"
     )
-    distinct = {one["graph_hash"]: one for one in molecules}
-    for graph_hash in sorted(distinct):
+    known = {"owner": owner, "hashes": sorted(distinct)}
+    stored = {row[0] for row in connection.execute(query, known)}
+    for graph_hash in sorted(distinct.keys() - stored):
         connection.execute(insert, {"owner": owner, **distinct[graph_hash]})
-    query = text(
-        "SELECT graph_hash, id FROM public.molecules "
-        "WHERE user_id IS NOT DISTINCT FROM :owner AND graph_hash = ANY (:hashes) AND smiles IS NULL"
-    )
-    return {row[0]: row[1] for row in connection.execute(query, {"owner": owner, "hashes": list(distinct)})}
+    return {row[0]: row[1] for row in connection.execute(query, known)}
 
 
 def delete_atoms(connection: Connection, calculation_ids: Sequence[int]) -> None:

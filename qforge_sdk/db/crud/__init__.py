@@ -24,6 +24,7 @@ from qforge_sdk.db.crud.calculations import (
 )
 from qforge_sdk.db.crud.events import get_event_logs, log_event
 from qforge_sdk.db.crud.molecules import (
+    assign_smiles,
     create_molecule,
     delete_molecule,
     get_molecule,
@@ -34,6 +35,7 @@ from qforge_sdk.db.crud.molecules import (
 from qforge_sdk.db.crud.stats import get_database_stats
 
 __all__ = [
+    "assign_smiles",
     "create_atomic_properties",
     "create_batch_item",
     "create_batch_job",

@@ -6,7 +6,7 @@ import hashlib
 import uuid
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -15,9 +15,9 @@ from qforge_sdk.chem.formula import composition
 from qforge_sdk.db.crud import rows
 from qforge_sdk.db.crud.rows import UserId, owner_of
 from qforge_sdk.db.fingerprint import bit_text
-from qforge_sdk.db.models import PUBLIC_USER_ID, Molecule
+from qforge_sdk.db.models import PUBLIC_USER_ID, BatchItem, Calculation, Molecule
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import DuplicateMolecule, InvalidInput
+from qforge_sdk.errors import Conflict, DuplicateMolecule, InvalidInput
 from qforge_sdk.schemas import MoleculeCreate, MoleculeUpdate
 
 
@@ -215,6 +215,75 @@ def delete_molecule(db: Session, molecule_id: int, user_id: UserId = None) -> bo
     db.delete(molecule)
     db.flush()
     return True
+
+
+@translated()
+def assign_smiles(
+    db: Session, molecule_id: int, smiles: str, *, merge: bool = False, user_id: UserId = None
+) -> Molecule | None:
+    """Settle a molecule that was stored by its graph alone.
+
+    Parameters
+    ----------
+    db
+        Session; it is flushed, not committed.
+    molecule_id
+        Its key.
+    smiles
+        Of the same formula and charge.
+    merge
+        Where a molecule of that SMILES is stored: hand the calculations over to it and delete this one.
+    user_id
+        Owner; by default whoever the session is.
+
+    Returns
+    -------
+    Molecule or None
+        The molecule that has the SMILES now; None when ``molecule_id`` is absent or not the owner's.
+
+    Raises
+    ------
+    InvalidSmiles
+        It is no SMILES.
+    InvalidInput
+        The molecule has a SMILES, or another formula or charge.
+    DuplicateMolecule
+        The SMILES is stored already and ``merge`` is False.
+    Conflict
+        Batch items hang on the molecule that would be merged.
+    """
+    molecule = rows.find_own(db, Molecule, molecule_id, owner_of(user_id))
+    if molecule is None:
+        return None
+    if molecule.smiles is not None:
+        raise InvalidInput(f"molecule {molecule_id} has a SMILES: {molecule.smiles}", field="smiles", value=smiles)
+    valid = validate_smiles(smiles)
+    for name in ("formula", "charge"):
+        if getattr(valid, name) != getattr(molecule, name):
+            raise InvalidInput(
+                f"{name} of {smiles!r} is {getattr(valid, name)}, of the molecule {getattr(molecule, name)}",
+                field="smiles",
+                value=smiles,
+                code=f"{name}_mismatch",
+            )
+    same = db.scalars(
+        select(Molecule).where(
+            Molecule.identity_hash == identity_hash(valid.smiles),
+            Molecule.user_id.is_not_distinct_from(molecule.user_id),
+        )
+    ).one_or_none()
+    if same is None:
+        values = _values_of(MoleculeCreate(smiles=valid.smiles), valid)
+        return rows.change(db, molecule, {name: values[name] for name in values if name not in {"name", "metadata_"}})
+    if not merge:
+        raise _duplicate(db, valid.smiles, molecule.user_id)
+    if db.scalar(select(exists().where(BatchItem.molecule_id == molecule_id))):
+        raise Conflict(f"batch items hang on molecule {molecule_id}; delete or rerun those first")
+    db.execute(update(Calculation).where(Calculation.molecule_id == molecule_id).values(molecule_id=same.id))
+    db.expire(molecule)
+    db.delete(molecule)
+    db.flush()
+    return same
 
 
 def identity_hash(canonical_smiles: str) -> bytes:
