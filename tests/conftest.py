@@ -10,6 +10,7 @@ pytest_plugins = [
     "tests.fixtures.tenants",
     "tests.fixtures.attacks",
     "tests.fixtures.clients",
+    "tests.fixtures.pooler",
     "tests.fixtures.bulk",
 ]
 
