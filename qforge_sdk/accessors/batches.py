@@ -74,8 +74,9 @@ class Batches(Accessor):
             BatchJobCreate, {"batch_name": name, "description": description, "parameters": parameters or {}}
         )
         with self._context.session() as session:
-            # The name is unique by this lock, not by an index: old databases hold repeated names.
-            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{owner}/{name}", 0))))
+            # The name is unique by this lock, not by an index: old databases hold repeated names. Everybody may see
+            # the key of an advisory lock, so the name is no part of it.
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"batches {owner}", 0))))
             stored = session.scalars(
                 select(BatchJob)
                 .where(BatchJob.batch_name == name, BatchJob.user_id.is_not_distinct_from(owner))

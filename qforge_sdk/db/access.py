@@ -234,7 +234,7 @@ def _policy_problems(policies: Any) -> Iterator[str]:
 def _names_the_tenant(expression: str) -> bool:
     return (
         expression == "false"
-        or re.search(r"\buser_id = .*\bqforge\.current_user_id\(\)", expression, re.S) is not None
+        or re.search(r"\buser_id = .*\bqforge\.(?:current|login)_user_id\(\)", expression, re.S) is not None
     )
 
 

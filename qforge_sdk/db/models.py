@@ -404,7 +404,9 @@ class EventLog(Base):
     transaction_id: Mapped[int] = mapped_column(
         BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")
     )
-    created_at: Mapped[datetime] = _now()
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")
+    )
 
     __table_args__ = (
         CheckConstraint(_one_of("status", EVENT_STATUSES), name="event_logs_status"),

@@ -180,7 +180,7 @@ class ArrowReader:
                     cursor.execute(statement)
                     self.scope.require(cursor.fetchone())
                 yield cursor
-                cursor.execute("ROLLBACK")
+                connection.adbc_connection.set_autocommit(True)
             except BaseException:
                 _discard(cursor, connection)
                 raise
@@ -205,7 +205,10 @@ class ArrowReader:
                 connection = adbc.connect(libpq_url(self.engine.url), autocommit=True)
             cursor = connection.cursor()
             try:
-                cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                # The driver prepares a statement and runs it in two messages. Between them a pooler may change the
+                # server connection, unless a transaction is open; this opens one in a single message.
+                connection.adbc_connection.set_autocommit(False)
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             except adbc_driver_manager.Error:
                 _discard(cursor, connection)
                 if fresh:

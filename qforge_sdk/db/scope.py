@@ -30,10 +30,13 @@ from sqlalchemy import Connection, Engine, event
 from qforge_sdk.db.models import PUBLIC_USER_ID
 from qforge_sdk.errors import InvalidInput, SchemaMissing, ScopeNotHeld
 
+#: The group of tenants' logins, which holds the rights on the tables, and the role that scopes act in.
 TENANT_ROLE: Final = "qforge_tenant"
+SCOPE_ROLE: Final = "qforge_scope"
 
 # What the pool sends, in autocommit, to learn whether a connection still lives.
 _PING: Final = "SELECT 1"
+_WHO: Final = "qforge.current_user_id()::text, current_user::text, qforge.login_kind()"
 _NO_AUTOCOMMIT: Final = "a tenant's connection cannot run in autocommit: the tenant is set for each transaction"
 # Statements after which somebody else might be acting.
 _MAY_CHANGE_ROLE: Final = re.compile(
@@ -60,11 +63,13 @@ class Scope:
             return []
         claims = json.dumps({"sub": str(self.user_id), "role": "authenticated"})
         # auth.uid() prefers the older claim: an old value of it must not win. OFFSET keeps the order of evaluation.
+        # A tenant's own login keeps its role, which holds it already, and may become no other.
+        role = f"CASE qforge.login_kind() WHEN 'tenant' THEN 'none' ELSE '{SCOPE_ROLE}' END"
         return [
-            "SELECT qforge.current_user_id()::text, current_user::text FROM ("
+            f"SELECT {_WHO} FROM ("
             f"SELECT set_config('request.jwt.claims', '{claims}', true), "
             f"set_config('request.jwt.claim.sub', '{self.user_id}', true), "
-            f"set_config('role', '{TENANT_ROLE}', true) OFFSET 0) AS opened"
+            f"set_config('role', {role}, true) OFFSET 0) AS opened"
         ]
 
     def require(self, row: Sequence[object] | None) -> None:
@@ -73,23 +78,30 @@ class Scope:
         Parameters
         ----------
         row
-            What the server answered to the last of :meth:`statements`.
+            What the server answered to the last of :meth:`statements`: tenant, role, kind of the login.
 
         Raises
         ------
         ScopeNotHeld
             It acts as somebody else.
         """
-        if self.user_id is None or (row is not None and tuple(row) == (str(self.user_id), TENANT_ROLE)):
+        if self.user_id is None or self.is_held(row):
             return
-        found, role = row if row is not None else (None, None)
+        found, role, _ = row if row is not None else (None, None, None)
         if found is not None and found != str(self.user_id):
             cause = f"this login is tenant {found} and cannot act as another; leave user_id out"
         elif found is None:
             cause = "this login is neither the service's nor a tenant's; log in as the owner of the tables"
         else:
-            cause = f"the role is {role} and not {TENANT_ROLE}"
+            cause = f"the role is {role} and not {SCOPE_ROLE}"
         raise ScopeNotHeld(f"cannot act as tenant {self.user_id}: {cause}")
+
+    def is_held(self, row: Sequence[object] | None) -> bool:
+        """Whether the answer of :meth:`require` is this tenant, in a role that the policies hold."""
+        if row is None:
+            return False
+        found, role, kind = row
+        return found == str(self.user_id) and (role == SCOPE_ROLE or kind == "tenant")
 
     def attach(self, engine: Engine) -> None:
         """Open every transaction of ``engine`` in this scope.
@@ -164,8 +176,8 @@ class ScopedConnection(DriverConnection):
             self._lose("a statement ended the transaction, and the tenant with it; use commit() and rollback()")
         if status == TRANSACTION_STATUS_INTRANS and _MAY_CHANGE_ROLE.search(self._text(query)):
             with DriverCursor(self) as cursor:
-                cursor.execute("SELECT qforge.current_user_id()::text, current_user::text")
-                held = cursor.fetchone() == (str(self.scope.user_id), TENANT_ROLE)
+                cursor.execute(f"SELECT {_WHO}")
+                held = self.scope.is_held(cursor.fetchone())
             if not held:
                 self._lose("a statement changed the role or the claims of the transaction")
 
@@ -232,7 +244,7 @@ def _refusal(exc: psycopg2.Error, login: str) -> Exception:
     if exc.pgcode in {"22023", "42501"}:
         return ScopeNotHeld(
             f"the login {login!r} may not act for tenants ({exc.diag.message_primary}); a service login is the owner "
-            f'of the tables and a member of {TENANT_ROLE}: GRANT {TENANT_ROLE} TO "{login}"'
+            f'of the tables and a member of {SCOPE_ROLE}: GRANT {SCOPE_ROLE} TO "{login}"'
         )
     return exc
 

@@ -15,14 +15,16 @@ from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
-from qforge_sdk.db.scope import TENANT_ROLE
+from qforge_sdk.db.scope import SCOPE_ROLE, TENANT_ROLE
 from qforge_sdk.errors import AccessDenied, Conflict, InvalidInput, NotFound
 
 #: Children first: whatever a later table's rows would take along by cascade is counted under its own name.
 DELETION_ORDER: Final = ("batch_items", "atomic_properties", "calculations", "batch_jobs", "molecules", "event_logs")
 
 _LOGIN: Final = re.compile(r"(?!pg_)[a-z_][a-z0-9_.@-]{0,62}")
-_RESERVED: Final = frozenset({"public", "none", "current_user", "session_user", "current_role", "user", TENANT_ROLE})
+_RESERVED: Final = frozenset(
+    {"public", "none", "current_user", "session_user", "current_role", "user", TENANT_ROLE, SCOPE_ROLE}
+)
 
 
 class Password:

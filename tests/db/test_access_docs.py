@@ -10,6 +10,7 @@ from sqlalchemy import NullPool, create_engine, text
 
 import qforge_sdk as qf
 from qforge_sdk.db import schema
+from tests.db.test_isolation_inferred import INFERRED
 from tests.fixtures.access_table import columns_table, functions_table, rows_table
 from tests.fixtures.databases import Databases
 from tests.fixtures.servers import PostgresServer
@@ -30,6 +31,11 @@ def test_the_page_repeats_the_catalog(any_version: Databases, name: str):
     assert found == expected, "\n".join(["write into docs/access.md:", *expected])
 
 
+def test_the_page_names_what_the_attack_suite_infers():
+    listed = PAGE.split("<!-- inferred -->")[1].split("<!-- end -->")[0]
+    assert {" ".join(name.split()) for name in re.findall(r"\*\*(.+?)\*\*", listed, re.DOTALL)} == set(INFERRED)
+
+
 def sql_blocks(heading: str) -> list[str]:
     section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
     return re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
@@ -48,9 +54,9 @@ def plain(any_version: Databases):
 
 
 def test_plain_postgresql_is_set_up_as_the_page_says(plain: PostgresServer):
-    # The group is the whole server's; an administrator grants what another database's owner made.
-    if plain.execute("SELECT 1 FROM pg_roles WHERE rolname = 'qforge_tenant'"):
-        plain.execute(sql_blocks("Set it up on plain PostgreSQL")[1].split(";\n")[1])
+    # The roles are the whole server's; an administrator grants what another database's owner made.
+    if plain.execute("SELECT 1 FROM pg_roles WHERE rolname = 'qforge_scope'"):
+        plain.execute(sql_blocks("Set it up on plain PostgreSQL")[1].split(";\n")[3])
     url = plain.url("chem", user="chem_owner")
     schema.upgrade(create_engine(url, poolclass=NullPool))
     with qf.connect(url) as owner:
@@ -70,7 +76,7 @@ def test_an_owner_that_may_not_create_roles_has_scopes(any_version: Databases):
     any_version.template(migrated=True)
     server.execute("CREATE ROLE chem_owner LOGIN", "CREATE DATABASE chem OWNER chem_owner")
     try:
-        server.execute(sql_blocks("Set it up on plain PostgreSQL")[1].split(";\n")[1])
+        server.execute(sql_blocks("Set it up on plain PostgreSQL")[1].split(";\n")[3])
         url = server.url("chem", user="chem_owner")
         schema.upgrade(create_engine(url, poolclass=NullPool))
         with qf.connect(url, user_id=ALICE) as alice:

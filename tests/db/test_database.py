@@ -105,7 +105,7 @@ def test_a_connection_that_the_server_ended_is_replaced(
 def test_a_scoped_engine_acts_as_the_tenant(database_url: str, opened: Callable[..., Engine]):
     with opened(database_url, scope=Scope(ALICE)).connect() as connection:
         assert connection.execute(text("SELECT current_user, qforge.current_user_id()")).one() == (
-            "qforge_tenant",
+            "qforge_scope",
             ALICE,
         )
 

@@ -227,11 +227,6 @@ def test_settings_of_the_group_reach_nobody(attacked: Attacked) -> None:
 # What is the group's is every member's ------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="who is a member of qforge_tenant may drop what is granted to it, and a policy that is for it alone goes "
-    "with it; policies for PUBLIC stay",
-)
 @pytest.mark.parametrize("role", ["NONE", "qforge_tenant"])
 def test_the_policies_are_not_dropped_with_what_the_group_has(attacked: Attacked, role: str) -> None:
     with attacked.copy() as copied:
@@ -241,13 +236,6 @@ def test_the_policies_are_not_dropped_with_what_the_group_has(attacked: Attacked
 
     assert policies == 24
     assert bob["molecules"].shown.strip() == "2"
-
-
-OF_THE_GROUP = pytest.mark.xfail(
-    strict=True,
-    reason="what a session makes while its role is qforge_tenant, as in a scope, belongs to every member; a scope "
-    "needs a role of its own, of which no login is a member",
-)
 
 
 @pytest.fixture
@@ -266,7 +254,6 @@ def scoped(attacked: Attacked) -> Iterator[psycopg2.extensions.connection]:
         connection.rollback()
 
 
-@OF_THE_GROUP
 def test_statistics_of_a_scope_s_temporary_table_are_hidden(
     attacked: Attacked, scoped: psycopg2.extensions.connection
 ) -> None:
@@ -275,7 +262,6 @@ def test_statistics_of_a_scope_s_temporary_table_are_hidden(
     assert [secret for secret in SECRETS if secret in said["stats"].shown] == []
 
 
-@OF_THE_GROUP
 def test_a_scope_s_temporary_table_is_not_dropped(attacked: Attacked, scoped: psycopg2.extensions.connection) -> None:
     said = attacked.attack(
         {"drop": "DROP OWNED BY qforge_tenant; SELECT count(*) FROM pg_class WHERE relname = 'staged'"}
@@ -284,7 +270,6 @@ def test_a_scope_s_temporary_table_is_not_dropped(attacked: Attacked, scoped: ps
     assert said["drop"].shown.strip() == "1"
 
 
-@OF_THE_GROUP
 def test_a_scope_s_large_object_is_closed(attacked: Attacked, scoped: psycopg2.extensions.connection) -> None:
     with scoped.cursor() as cursor:
         cursor.execute("; ".join(Scope(BOB).statements()))

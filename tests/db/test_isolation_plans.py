@@ -14,11 +14,6 @@ from tests.fixtures.tenants import BOB
 # The condition that a tenant adds goes before the policy's if it is leakproof and as cheap (x = ANY of one value is
 # cheaper), and "(SELECT qforge.current_user_id())" is first evaluated when a row of anybody's passes it: EXPLAIN
 # ANALYZE then prints "never executed" or not.
-LAZY = pytest.mark.xfail(
-    strict=True,
-    reason="the policy's sub-select is evaluated only if somebody's row passes the tenant's condition, and EXPLAIN "
-    "ANALYZE shows it; a login's tenant has to be a constant of the plan",
-)
 
 # How many buffers are read depends on what the session has in its caches.
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS OFF, COSTS OFF, TIMING OFF, SUMMARY OFF)"
@@ -103,7 +98,6 @@ def answers(attacked: Attacked) -> dict[str, tuple[str, str]]:
     return {name: (plans[f"{name}, right"], plans[f"{name}, wrong"]) for name in names}
 
 
-@LAZY
 def test_a_plan_answers_no_guess_at_a_value(answers: dict[str, tuple[str, str]]) -> None:
     assert {name for name, (right, wrong) in answers.items() if right != wrong} == set()
 
@@ -130,7 +124,6 @@ def bisected(attacked: Attacked, ask: Callable[[float], str], low: float, high: 
     return round(low, 6)
 
 
-@LAZY
 def test_a_number_of_another_s_row_is_not_read_by_bisection(attacked: Attacked) -> None:
     key = attacked.key(BOB, "calculations")
 
@@ -141,7 +134,6 @@ def test_a_number_of_another_s_row_is_not_read_by_bisection(attacked: Attacked) 
     assert found != 777.125
 
 
-@LAZY
 def test_a_text_of_another_s_row_is_not_read_letter_by_letter(attacked: Attacked) -> None:
     key = attacked.key(BOB, "molecules")
     letters = "abcdefghijklmnopqrstuvwxyz_0123456789"

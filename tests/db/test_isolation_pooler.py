@@ -18,6 +18,8 @@ from tests.fixtures.tenants import ALICE, BOB
 
 SMILES = {ALICE: ["CC", "CCC"], BOB: ["CO", "CCO", "CCCO"], PUBLIC_USER_ID: ["O"]}
 
+EXPORTING = threading.Lock()
+
 
 @pytest.fixture
 def filled(database_url: str) -> str:
@@ -36,7 +38,9 @@ def seen(client: qf.Client, tmp_path: Path, turn: int) -> list[set[str]]:
     with client.session() as session:
         by_orm = set(session.scalars(text("SELECT smiles FROM public.molecules")))
     exported = tmp_path / f"{client.user_id}-{turn}"
-    client.export(exported, tables=["molecules"], partitions=2, progress=False)
+    # An export holds a server connection for its snapshot and one for each reader.
+    with EXPORTING:
+        client.export(exported, tables=["molecules"], progress=False)
     by_file = {smiles for path in exported.rglob("*.parquet") for smiles in _column(path)}
     return [
         set(molecules.query().smiles),
@@ -70,7 +74,8 @@ def test_clients_of_several_tenants_share_two_connections(filled: str, pooled: P
             list(threads.map(work, range(36)))
     with qf.connect(filled) as client:
         found = client.sql(
-            "SELECT count(*) AS n FROM pg_stat_activity WHERE usename = 'qforge_owner' AND datname = current_database()"
+            "SELECT count(*) AS n FROM pg_stat_activity "
+            "WHERE usename = 'qforge_owner' AND datname = current_database()"
         )
     # The pooler's, and the one that asks.
     assert found.n[0] <= SERVER_CONNECTIONS + 2
@@ -143,7 +148,7 @@ LOST = [
 def test_a_tenant_that_is_lost_reads_nothing(filled: str, pooled: Pooled, statement: str):
     with qf.connect(pooled(filled), user_id=ALICE) as alice:
         rows: list[object] = []
-        with pytest.raises(qf.QForgeError), alice.session() as session:  # noqa: PT012
+        with pytest.raises(qf.QForgeError), alice.session() as session:
             rows += session.execute(text(statement)).all()
         assert rows == []
         assert set(alice.molecules.query().smiles) == {*SMILES[ALICE], *SMILES[PUBLIC_USER_ID]}
@@ -154,7 +159,8 @@ def test_nothing_stays_on_the_pooler_s_connections(filled: str, pooled: Pooled):
         alice.molecules.query()
         with qf.connect(pooled(filled)) as service:
             found = service.sql(
-                "SELECT current_user::text AS role, coalesce(current_setting('request.jwt.claims', true), '') AS claims"
+                "SELECT current_user::text AS role, "
+                "coalesce(current_setting('request.jwt.claims', true), '') AS claims"
             )
             assert found.iloc[0].tolist() == ["qforge_owner", ""]
             assert len(service.molecules.query()) == 6

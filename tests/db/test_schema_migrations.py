@@ -139,8 +139,15 @@ def test_a_second_owner_who_may_not_create_roles_is_told_the_cure(second_owner_u
         schema.upgrade(engine_of(second_owner_url))
 
 
-def test_a_second_owner_can_migrate_after_the_cure(second_owner_url: str, any_version: Databases) -> None:
+def test_a_second_owner_is_told_of_the_scopes_role_too(second_owner_url: str, any_version: Databases) -> None:
     any_version.server.execute("GRANT qforge_tenant TO second_owner WITH ADMIN OPTION")
+
+    with pytest.raises(AccessDenied, match="GRANT qforge_scope TO second_owner WITH ADMIN OPTION"):
+        schema.upgrade(engine_of(second_owner_url))
+
+
+def test_a_second_owner_can_migrate_after_the_cure(second_owner_url: str, any_version: Databases) -> None:
+    any_version.server.execute("GRANT qforge_tenant, qforge_scope TO second_owner WITH ADMIN OPTION")
 
     schema.upgrade(engine_of(second_owner_url))
 
@@ -150,7 +157,7 @@ def test_a_second_owner_can_migrate_after_the_cure(second_owner_url: str, any_ve
 def test_the_second_owner_speaks_for_tenants_in_its_own_database_only(
     second_owner_url: str, any_version: Databases
 ) -> None:
-    any_version.server.execute("GRANT qforge_tenant TO second_owner WITH ADMIN OPTION")
+    any_version.server.execute("GRANT qforge_tenant, qforge_scope TO second_owner WITH ADMIN OPTION")
     schema.upgrade(engine_of(second_owner_url))
     with any_version.clone() as first:
         elsewhere = make_url(second_owner_url).set(database=first)
@@ -168,7 +175,9 @@ def fresh_server(servers: Servers) -> Iterator[PostgresServer]:
     server = servers.get(MAIN, superuser="fresh")
     server.execute("CREATE ROLE plain_owner LOGIN", "CREATE DATABASE plain OWNER plain_owner")
     yield server
-    server.execute("DROP DATABASE plain WITH (FORCE)", "DROP ROLE plain_owner", "DROP ROLE IF EXISTS qforge_tenant")
+    server.execute(
+        "DROP DATABASE plain WITH (FORCE)", "DROP ROLE plain_owner", "DROP ROLE IF EXISTS qforge_scope, qforge_tenant"
+    )
 
 
 def test_the_first_owner_who_may_not_create_roles_is_told_the_cure(fresh_server: PostgresServer) -> None:
