@@ -136,6 +136,11 @@ class ScopedConnection(DriverConnection):
         scoped = wanted if issubclass(wanted, ScopedCursor) else type(wanted.__name__, (ScopedCursor, wanted), {})
         return super().cursor(*args, **options | {"cursor_factory": scoped})
 
+    def rollback(self) -> None:
+        """Roll back; a connection that was closed because it lost its tenant has nothing left to roll back."""
+        if not self.closed:
+            super().rollback()
+
     def tpc_begin(self, *_args: Any) -> NoReturn:
         """Refuse: a prepared transaction outlives its role."""
         raise ScopeNotHeld("a tenant's connection has no two-phase transactions; use an ordinary one")
