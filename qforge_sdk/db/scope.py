@@ -28,7 +28,7 @@ from psycopg2.sql import Composable
 from sqlalchemy import Connection, Engine, event
 
 from qforge_sdk.db.models import PUBLIC_USER_ID
-from qforge_sdk.errors import InvalidInput, SchemaMissing, ScopeNotHeld
+from qforge_sdk.errors import InvalidInput, SchemaMissing, SchemaOutdated, ScopeNotHeld
 
 #: The group of tenants' logins, which holds the rights on the tables, and the role that scopes act in.
 TENANT_ROLE: Final = "qforge_tenant"
@@ -246,7 +246,9 @@ def _refusal(exc: psycopg2.Error, login: str) -> Exception:
     """What it means that a scope could not be opened."""
     if exc.pgcode in {"3F000", "42883"}:
         return SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
-    if exc.pgcode in {"22023", "42501"}:
+    if exc.pgcode == "22023":
+        return SchemaOutdated(f"this database has no role {SCOPE_ROLE} yet; run: qforge db upgrade")
+    if exc.pgcode == "42501":
         return ScopeNotHeld(
             f"the login {login!r} may not act for tenants ({exc.diag.message_primary}); a service login is the owner "
             f'of the tables and a member of {SCOPE_ROLE}: GRANT {SCOPE_ROLE} TO "{login}"'

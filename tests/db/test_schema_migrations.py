@@ -12,6 +12,7 @@ from alembic import command
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.orm import Session
 
+import qforge_sdk as qf
 from qforge_sdk.db import schema
 from qforge_sdk.errors import AccessDenied, SchemaMissing, SchemaOutdated
 from tests.fixtures.catalog import EVERYTHING, TABLES, catalog
@@ -77,6 +78,24 @@ def test_psql_runs_the_printed_sql_on_supabase(supabase: Databases) -> None:
 
         assert done.returncode == 0, done.stderr
         assert catalog(supabase.url(printed), EVERYTHING) == catalog(supabase.url(online), EVERYTHING)
+
+
+def test_a_scope_on_an_older_database_says_what_to_run(servers: Servers) -> None:
+    server = servers.get(MAIN, superuser="fresh")
+    server.execute("CREATE ROLE old_owner LOGIN CREATEROLE", "CREATE DATABASE old OWNER old_owner")
+    url = server.url("old", user="old_owner")
+    with engine_of(url).begin() as connection:
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+
+    with pytest.raises(SchemaOutdated, match="qforge db upgrade"):
+        qf.connect(url, user_id=ALICE)
+
+    schema.upgrade(engine_of(url))
+    with qf.connect(url, user_id=ALICE) as client:
+        assert client.molecules.create("CCO").user_id == str(ALICE)
+    server.execute("DROP DATABASE old WITH (FORCE)", "DROP ROLE qforge_scope, qforge_tenant, old_owner")
 
 
 def test_a_filled_database_of_an_older_revision_becomes_the_same(any_version: Databases) -> None:
