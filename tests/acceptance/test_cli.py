@@ -91,7 +91,7 @@ def test_doctor_tells_who_one_is_and_what_holds_it(database_url: str, run: Run):
     found = run("doctor", "--url", database_url, "--user-id", str(ALICE))
     assert found.exit_code == 0, found.output
     assert f"access: scope; tenant {ALICE}" in found.output
-    assert "login qforge_owner (createrole, inherit), acts as qforge_tenant" in found.output
+    assert "login qforge_owner (createrole, inherit), acts as qforge_scope" in found.output
     assert "table event_logs of qforge_owner, row security on: select by tenant_select" in found.output
     assert "function qforge.current_user_id() of qforge_owner, runs as its owner, search_path pg_c" in found.output
 
