@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
 from sqlalchemy import Connection
 
-from qforge_sdk.accessors.base import Context
+from qforge_sdk.accessors.base import Context, key_of
 from qforge_sdk.db import ownership, tenants
 from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
 from qforge_sdk.db.scope import parse_user_id
@@ -19,7 +19,7 @@ from qforge_sdk.db.tenants import Password
 from qforge_sdk.errors import AccessDenied, InvalidInput
 
 TenantId = str | uuid.UUID
-Keys = Sequence[int]
+Keys = Iterable[int]
 
 
 class Admin:
@@ -150,7 +150,7 @@ class Admin:
         Parameters
         ----------
         molecules, calculations, batches
-            Keys, of any owner's rows.
+            Keys, of any owner's rows: a list, an array or a column of a DataFrame.
 
         Returns
         -------
@@ -165,7 +165,7 @@ class Admin:
         Conflict
             It would leave a public row hanging on a private one, or repeat a source_id; nothing is moved.
         """
-        selection = ownership.Selection(molecules, calculations, batches)
+        selection = _selected(molecules, calculations, batches)
         return self._move("rows_published", selection, ownership.Source(anyone=True), PUBLIC_USER_ID)
 
     def unpublish(
@@ -192,7 +192,7 @@ class Admin:
         Conflict
             Rows of other owners hang on one of them; nothing is moved.
         """
-        selection = ownership.Selection(molecules, calculations, batches)
+        selection = _selected(molecules, calculations, batches)
         return self._move("rows_unpublished", selection, ownership.Source(owner=PUBLIC_USER_ID), _tenant(user_id))
 
     def transfer(
@@ -232,7 +232,7 @@ class Admin:
             raise InvalidInput("source and target are the same owner", field="target", value=target)
         chosen = (molecules, calculations, batches)
         everything = all(keys is None for keys in chosen)
-        selection = ownership.Selection(*((keys if everything or keys is not None else ()) for keys in chosen))
+        selection = _selected(*(keys if everything or keys is not None else () for keys in chosen))
         return self._move("rows_transferred", selection, ownership.Source(owner=owners[0]), owners[1])
 
     def prune_events(self, *, before: dt.datetime | str) -> int:
@@ -277,6 +277,14 @@ class Admin:
                 context["source"] = None if source.owner is None else str(source.owner)
             tenants.record(connection, event_type, context)
         return pd.DataFrame(lines)
+
+
+def _selected(molecules: Keys | None, calculations: Keys | None, batches: Keys | None) -> ownership.Selection:
+    """Whole numbers of a list, an array or a column; None for everything."""
+    named = {"molecules": molecules, "calculations": calculations, "batch_jobs": batches}
+    return ownership.Selection(
+        **{table: None if keys is None else [key_of(key, table) for key in keys] for table, keys in named.items()}
+    )
 
 
 def _tenant(value: TenantId) -> uuid.UUID:

@@ -235,7 +235,7 @@ class Accessor:
             session.delete(row)
 
     def _row(self, session: Session, key: object) -> Any:
-        row = session.get(self._table.model, _key(key, self._table.name))
+        row = session.get(self._table.model, key_of(key, self._table.name))
         if row is None:
             raise not_found(self._table.model, key)
         return row
@@ -253,7 +253,14 @@ def not_found(model: type[Base], key: object) -> NotFound:
     return NotFound(f"{model.__tablename__} has no row {key!r}", entity=model.__tablename__, key=key)
 
 
-def _key(value: object, table: str) -> int:
+def key_of(value: object, table: str) -> int:
+    """A key, as an int.
+
+    Raises
+    ------
+    InvalidInput
+        It is no whole number.
+    """
     try:
         number = int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError):

@@ -353,6 +353,16 @@ def test_keys_that_are_not_there_or_not_the_source_s_stop_everything(
     assert client.admin.tenants().user_id.tolist() == [str(ALICE), str(BOB)]
 
 
+def test_keys_are_whole_numbers_of_any_sequence(client: Client, tenant_client: TenantClient):
+    alice = tenant_client(ALICE)
+    fill(alice)
+    assert account(client.admin.publish(calculations=alice.calculations.query().id))["calculations"][0] == 1
+    assert account(client.admin.publish(molecules=alice.molecules.query(user_id=str(ALICE)).id.to_numpy()))
+    for bad in (["1"], [1.5], "12", [None]):
+        with pytest.raises(qf.InvalidInput, match="whole number"):
+            client.admin.publish(calculations=bad)
+
+
 def test_a_transfer_to_oneself_is_a_mistake(client: Client):
     with pytest.raises(qf.InvalidInput, match="same owner"):
         client.admin.transfer(ALICE, ALICE)
