@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qforge_sdk.db.models import AtomicProperty, BatchItem, BatchJob, Calculation, EventLog, Molecule
     from qforge_sdk.errors import (
         AccessDenied,
+        ComputationFailed,
         ConfigurationError,
         Conflict,
         ConnectionFailed,
@@ -47,6 +48,7 @@ _HOME = {
     "BatchJob": "db.models",
     "Calculation": "db.models",
     "Client": "client",
+    "ComputationFailed": "errors",
     "ConfigurationError": "errors",
     "Conflict": "errors",
     "ConnectionFailed": "errors",
@@ -83,6 +85,7 @@ __all__ = [
     "BatchJob",
     "Calculation",
     "Client",
+    "ComputationFailed",
     "ConfigurationError",
     "Conflict",
     "ConnectionFailed",

@@ -20,6 +20,7 @@
     │   └── DuplicateBatch
     ├── AccessDenied (PermissionError)         the role may not do this
     │   └── ScopeNotHeld                       the tenant of this connection would not hold
+    ├── ComputationFailed (RuntimeError)       a molecule that could not be computed, with a stable ``code``
     ├── StatementTimeout (TimeoutError)
     ├── DatabaseError (RuntimeError)           anything else that the server reports
     └── ExportMismatch (ValueError)            files that disagree with their manifest
@@ -31,7 +32,8 @@ Facts are attributes; the driver's error stays reachable as ``__cause__``.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 
 class QForgeError(Exception):
@@ -197,6 +199,45 @@ class AccessDenied(QForgeError, PermissionError):
 
 class ScopeNotHeld(AccessDenied):
     """The tenant asked for would not hold on this connection, so it was refused."""
+
+
+COMPUTATION_CODES: Final[Mapping[str, str]] = {
+    "no_geometry": "no geometry could be made of the SMILES",
+    "unknown_element": "the method has no parameters for an element",
+    "spin_mismatch": "the number of electrons does not allow that many unpaired ones",
+    "scf_not_converged": "the SCF did not converge",
+    "optimization_not_converged": "the geometry optimisation did not converge",
+    "timeout": "it took longer than allowed",
+    "killed": "the process that computed it died",
+    "engine_error": "the engine failed for another reason",
+}
+"""Codes of failed computations."""
+
+
+class ComputationFailed(QForgeError, RuntimeError):
+    """A molecule could not be computed.
+
+    Parameters
+    ----------
+    message
+        What went wrong.
+    code
+        Key of :data:`COMPUTATION_CODES`.
+    stderr
+        What the engine printed, its end where it is long.
+    """
+
+    def __init__(self, message: str, *, code: str, stderr: str = "") -> None:
+        self.code = code
+        self.stderr = stderr
+        super().__init__(message)
+
+    def __reduce__(self) -> Any:
+        return _computation_failed, (str(self), self.code, self.stderr)
+
+
+def _computation_failed(message: str, code: str, stderr: str) -> ComputationFailed:
+    return ComputationFailed(message, code=code, stderr=stderr)
 
 
 class StatementTimeout(QForgeError, TimeoutError):

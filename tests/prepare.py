@@ -1,4 +1,4 @@
-"""Install what the tests need and pip cannot bring: PostgreSQL 15 and PgBouncer, from Debian's packages.
+"""Install what the tests need and pip cannot bring: PostgreSQL 15, PgBouncer, xtb and Chromium, from Debian's packages.
 
 PostgreSQL 16 and 18 come with the embedded server's wheel.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 PROGRAMS = {
     Path("/usr/lib/postgresql/15/bin/initdb"): "postgresql-15",
     Path("/usr/sbin/pgbouncer"): "pgbouncer",
+    Path("/usr/bin/xtb"): "xtb",
+    Path("/usr/bin/chromium"): "chromium",
 }
 
 
