@@ -57,7 +57,7 @@ def restoring(engine: Engine, scope: Scope) -> Iterator[Connection]:
     Yields
     ------
     sqlalchemy.Connection
-        For the other functions here and in :mod:`qforge_sdk.db.adopt`.
+        For the other functions here and in :mod:`qforge_sdk.db.restore_tenant`.
 
     Raises
     ------

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Engine
 
-from qforge_sdk.db.adopt import ADOPTABLE, adopt
 from qforge_sdk.db.models import TABLES
 from qforge_sdk.db.restore import (
     Counts,
@@ -24,6 +23,7 @@ from qforge_sdk.db.restore import (
     restoring,
     stage,
 )
+from qforge_sdk.db.restore_tenant import RESTORABLE, restore_as_own
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.snapshot import tenant_of
 from qforge_sdk.errors import ExportMismatch
@@ -113,7 +113,7 @@ def restore_tables(
 
     The service puts rows back as they were, ids, owners and times included; a row that is stored already and equal is
     left alone, so restoring twice is harmless. A tenant's rows get new ids and its own user_id, references move
-    along, and what it sees already is not stored again (:mod:`qforge_sdk.db.adopt`); events are left out.
+    along, and what it sees already is not stored again (:mod:`qforge_sdk.db.restore_tenant`); events are left out.
 
     Parameters
     ----------
@@ -170,11 +170,11 @@ def _as_service(transfer: _Transfer) -> dict[str, Counts]:
 
 
 def _as_tenant(transfer: _Transfer) -> dict[str, Counts]:
-    tables = [table for table in ADOPTABLE if table in transfer.manifest.tables]
+    tables = [table for table in RESTORABLE if table in transfer.manifest.tables]
     for table in tables:
         transfer.stage(table)
         transfer.verify(table, read_staged)
-    counts = adopt(transfer.connection)
+    counts = restore_as_own(transfer.connection)
     return {table: counts[table] for table in tables}
 
 

@@ -24,8 +24,8 @@ from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
 from qforge_sdk.db.restore import Counts, cursor_of, fetch_one, names, staged, stored
 from qforge_sdk.errors import ExportMismatch, InvalidInput
 
-#: Tables whose rows a tenant can take over.
-ADOPTABLE: Final = tuple(table for table in TABLES if table != "event_logs")
+#: Tables whose rows a tenant can restore as its own.
+RESTORABLE: Final = tuple(table for table in TABLES if table != "event_logs")
 
 _NOT_OURS_TO_SET: Final = frozenset({"id", "user_id", "created_at", "updated_at"})
 
@@ -65,7 +65,7 @@ class _Leaf:
 _KEYED: Final = (
     _Keyed(
         "calculations",
-        SQL("t.molecule_id IN (SELECT new_id FROM pg_temp.adopted_molecules WHERE NOT inserted)"),
+        SQL("t.molecule_id IN (SELECT new_id FROM pg_temp.matched_molecules WHERE NOT inserted)"),
     ),
     _Keyed("batch_jobs", SQL("t.batch_name IN (SELECT batch_name FROM pg_temp.restore_batch_jobs)")),
 )
@@ -75,7 +75,7 @@ _LEAVES: Final = (
 )
 
 
-def adopt(connection: Connection) -> dict[str, Counts]:
+def restore_as_own(connection: Connection) -> dict[str, Counts]:
     """Match or insert all staged rows, and compare what is stored then with what was staged.
 
     Parameters
@@ -104,18 +104,18 @@ def adopt(connection: Connection) -> dict[str, Counts]:
             SQL(
                 "CREATE TEMP TABLE {} (old_id bigint PRIMARY KEY, new_id bigint NOT NULL, inserted boolean NOT NULL) "
                 "ON COMMIT DROP"
-            ).format(Identifier(f"adopted_{table}"))
+            ).format(Identifier(f"matched_{table}"))
         )
-    counts = {"molecules": _adopt_molecules(cursor)}
+    counts = {"molecules": _match_molecules(cursor)}
     for keyed in _KEYED:
-        counts[keyed.table] = _adopt_keyed(cursor, keyed)
+        counts[keyed.table] = _match_keyed(cursor, keyed)
     for leaf in _LEAVES:
-        counts[leaf.table] = _adopt_leaf(cursor, leaf)
-    return {table: counts[table] for table in ADOPTABLE}
+        counts[leaf.table] = _match_leaf(cursor, leaf)
+    return {table: counts[table] for table in RESTORABLE}
 
 
 def _refuse_other_owners(cursor: Cursor) -> None:
-    owners = SQL(" UNION ").join(SQL("SELECT user_id FROM {}").format(staged(table)) for table in ADOPTABLE)
+    owners = SQL(" UNION ").join(SQL("SELECT user_id FROM {}").format(staged(table)) for table in RESTORABLE)
     cursor.execute(
         SQL(
             "SELECT count(*) FILTER (WHERE user_id <> {public}), count(*) FILTER (WHERE user_id IS NULL) "
@@ -131,7 +131,7 @@ def _refuse_other_owners(cursor: Cursor) -> None:
         )
 
 
-def _adopt_molecules(cursor: Cursor) -> Counts:
+def _match_molecules(cursor: Cursor) -> Counts:
     for statement in _MOLECULES:
         cursor.execute(
             SQL(statement).format(
@@ -144,7 +144,7 @@ def _adopt_molecules(cursor: Cursor) -> Counts:
 
 _MOLECULES: Final = (
     """
-    INSERT INTO pg_temp.adopted_molecules
+    INSERT INTO pg_temp.matched_molecules
     SELECT DISTINCT ON (s.id) s.id, m.id, false
     FROM pg_temp.restore_molecules AS s JOIN public.molecules AS m ON m.identity_hash = s.identity_hash
     ORDER BY s.id, (m.user_id = {public}) <> (s.user_id = {public})
@@ -153,22 +153,22 @@ _MOLECULES: Final = (
     INSERT INTO public.molecules (user_id, {columns})
     SELECT (SELECT qforge.current_user_id()), {chosen} FROM (
         SELECT DISTINCT ON (s.identity_hash) s.* FROM pg_temp.restore_molecules AS s
-        WHERE NOT EXISTS (SELECT FROM pg_temp.adopted_molecules AS a WHERE a.old_id = s.id)
+        WHERE NOT EXISTS (SELECT FROM pg_temp.matched_molecules AS a WHERE a.old_id = s.id)
         ORDER BY s.identity_hash, s.user_id = {public}, s.id
     ) AS c
     """,
     """
-    INSERT INTO pg_temp.adopted_molecules
+    INSERT INTO pg_temp.matched_molecules
     SELECT s.id, m.id,
            s.id = first_value(s.id) OVER (PARTITION BY s.identity_hash ORDER BY s.user_id = {public}, s.id)
     FROM pg_temp.restore_molecules AS s JOIN public.molecules AS m ON m.identity_hash = s.identity_hash
-    WHERE NOT EXISTS (SELECT FROM pg_temp.adopted_molecules AS a WHERE a.old_id = s.id)
+    WHERE NOT EXISTS (SELECT FROM pg_temp.matched_molecules AS a WHERE a.old_id = s.id)
     """,
-    "ANALYZE pg_temp.adopted_molecules",
+    "ANALYZE pg_temp.matched_molecules",
 )
 
 
-def _adopt_keyed(cursor: Cursor, keyed: _Keyed) -> Counts:
+def _match_keyed(cursor: Cursor, keyed: _Keyed) -> Counts:
     table = keyed.table
     _refuse_missing_parents(cursor, table)
     content = _content(table)
@@ -177,7 +177,7 @@ def _adopt_keyed(cursor: Cursor, keyed: _Keyed) -> Counts:
             SQL(statement).format(
                 moved=_moved(table),
                 stored=stored(table),
-                adopted=_adopted(table),
+                matched=_matched(table),
                 candidates=keyed.candidates,
                 columns=names(content),
                 ours=names(content, "s"),
@@ -204,41 +204,41 @@ _KEYED_STATEMENTS: Final = (
     """,
     "ANALYZE pg_temp.wanted, pg_temp.found",
     """
-    INSERT INTO {adopted}
+    INSERT INTO {matched}
     SELECT w.old_id, f.id, false
     FROM (SELECT *, row_number() OVER (PARTITION BY content, shared ORDER BY old_id) AS n FROM pg_temp.wanted) AS w
     JOIN (SELECT *, row_number() OVER (PARTITION BY content, shared ORDER BY id) AS n FROM pg_temp.found) AS f
         USING (content, shared, n)
     """,
     """
-    INSERT INTO {adopted}
+    INSERT INTO {matched}
     SELECT w.old_id, f.id, false
     FROM (SELECT *, row_number() OVER (PARTITION BY content ORDER BY old_id) AS n FROM pg_temp.wanted AS x
-          WHERE shared AND NOT EXISTS (SELECT FROM {adopted} AS a WHERE a.old_id = x.old_id)) AS w
+          WHERE shared AND NOT EXISTS (SELECT FROM {matched} AS a WHERE a.old_id = x.old_id)) AS w
     JOIN (SELECT *, row_number() OVER (PARTITION BY content ORDER BY id) AS n FROM pg_temp.found AS x
-          WHERE NOT shared AND NOT EXISTS (SELECT FROM {adopted} AS a WHERE a.new_id = x.id)) AS f
+          WHERE NOT shared AND NOT EXISTS (SELECT FROM {matched} AS a WHERE a.new_id = x.id)) AS f
         USING (content, n)
     """,
     # Ids are drawn in the order of the subquery, so the n-th new id belongs to the n-th old one.
     """
     WITH missing AS MATERIALIZED (
         SELECT s.* FROM ({moved}) AS s
-        WHERE NOT EXISTS (SELECT FROM {adopted} AS a WHERE a.old_id = s.old_id)
+        WHERE NOT EXISTS (SELECT FROM {matched} AS a WHERE a.old_id = s.old_id)
     ), added AS (
         INSERT INTO {stored} (user_id, {columns})
         SELECT (SELECT qforge.current_user_id()), {ours} FROM (SELECT * FROM missing ORDER BY old_id) AS s
         RETURNING id
     )
-    INSERT INTO {adopted}
+    INSERT INTO {matched}
     SELECT m.old_id, i.id, true
     FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM added) AS i
     JOIN (SELECT old_id, row_number() OVER (ORDER BY old_id) AS n FROM missing) AS m USING (n)
     """,
-    "ANALYZE {adopted}",
+    "ANALYZE {matched}",
 )
 
 
-def _adopt_leaf(cursor: Cursor, leaf: _Leaf) -> Counts:
+def _match_leaf(cursor: Cursor, leaf: _Leaf) -> Counts:
     table = leaf.table
     _refuse_missing_parents(cursor, table)
     content = _content(table)
@@ -274,15 +274,15 @@ def _compare_keyed(cursor: Cursor, table: str, moved: Composable) -> None:
 
     A molecule that was there already is the same structure, though its name or metadata may differ.
     """
-    adopted = _adopted(table)
+    matched = _matched(table)
     condition = SQL("a.inserted" if table == "molecules" else "true")
     cursor.execute(
         SQL(
-            "SELECT count(*) FROM ({moved}) AS s JOIN {adopted} AS a USING (old_id) "
+            "SELECT count(*) FROM ({moved}) AS s JOIN {matched} AS a USING (old_id) "
             "JOIN {stored} AS t ON t.id = a.new_id WHERE {condition} AND record_image_eq(ROW({theirs}), ROW({ours}))"
         ).format(
             moved=moved,
-            adopted=adopted,
+            matched=matched,
             stored=stored(table),
             condition=condition,
             theirs=names(_content(table), "t"),
@@ -290,8 +290,8 @@ def _compare_keyed(cursor: Cursor, table: str, moved: Composable) -> None:
         )
     )
     equal = fetch_one(cursor)
-    _require_equal(table, equal, _count(cursor, SQL("{} AS a WHERE {}").format(adopted, condition)))
-    _require_equal(table, _count(cursor, adopted), _count(cursor, staged(table)))
+    _require_equal(table, equal, _count(cursor, SQL("{} AS a WHERE {}").format(matched, condition)))
+    _require_equal(table, _count(cursor, matched), _count(cursor, staged(table)))
 
 
 def _require_equal(table: str, equal: int, expected: int) -> None:
@@ -307,8 +307,8 @@ def _refuse_missing_parents(cursor: Cursor, table: str) -> None:
         cursor.execute(
             SQL(
                 "SELECT s.{column} FROM {staged} AS s WHERE s.{column} IS NOT NULL "
-                "AND NOT EXISTS (SELECT FROM {adopted} AS a WHERE a.old_id = s.{column}) LIMIT 1"
-            ).format(column=Identifier(column), staged=staged(table), adopted=_adopted(parent))
+                "AND NOT EXISTS (SELECT FROM {matched} AS a WHERE a.old_id = s.{column}) LIMIT 1"
+            ).format(column=Identifier(column), staged=staged(table), matched=_matched(parent))
         )
         missing = cursor.fetchone()
         if missing is not None:
@@ -332,8 +332,8 @@ def _moved(table: str) -> Composable:
     if "id" in TABLES[table].__table__.columns:
         columns.append(SQL("s.id AS old_id"))
     joins = [
-        SQL("LEFT JOIN {adopted} AS a_{column} ON a_{column}.old_id = s.{column}").format(
-            adopted=_adopted(parent), column=SQL(column)
+        SQL("LEFT JOIN {matched} AS a_{column} ON a_{column}.old_id = s.{column}").format(
+            matched=_matched(parent), column=SQL(column)
         )
         for column, parent in references.items()
     ]
@@ -352,7 +352,7 @@ def _content(table: str) -> list[str]:
 
 
 def _counts(cursor: Cursor, table: str) -> Counts:
-    cursor.execute(SQL("SELECT count(*) FILTER (WHERE inserted), count(*) FROM {}").format(_adopted(table)))
+    cursor.execute(SQL("SELECT count(*) FILTER (WHERE inserted), count(*) FROM {}").format(_matched(table)))
     inserted, rows = cursor.fetchone() or (0, 0)
     return Counts(inserted, rows - inserted)
 
@@ -362,8 +362,8 @@ def _count(cursor: Cursor, source: Composable) -> int:
     return int(fetch_one(cursor))
 
 
-def _adopted(table: str) -> Composable:
-    return Identifier("pg_temp", f"adopted_{table}")
+def _matched(table: str) -> Composable:
+    return Identifier("pg_temp", f"matched_{table}")
 
 
 def _public() -> Composable:
