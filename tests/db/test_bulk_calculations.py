@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qforge_sdk.client import Client
-from qforge_sdk.db.bulk import account as accounts
 from qforge_sdk.db.bulk import source as sources
+from qforge_sdk.db.bulk import spill
 from qforge_sdk.db.models import PUBLIC_USER_ID
 from qforge_sdk.errors import AccessDenied, InvalidInput, LoadWarning, NotFound, RowsRejected, UnknownField
 from tests.fixtures.bulk import collect, counts, faults
@@ -529,7 +529,7 @@ def test_an_error_while_rows_are_sent_leaves_nothing_behind(loader: Client, monk
 
 
 def test_more_refused_rows_than_are_held_go_to_a_file(loader: Client):
-    count = accounts.MOST_IN_MEMORY + 500
+    count = spill.MOST_IN_MEMORY + 500
     table = pa.table({"molecule_id": np.full(count, molecule(loader)), "energy": np.full(count, np.nan)})
     report = collect(loader.calculations.bulk_load, table)
     assert report.rejected_path is not None

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from qforge_sdk.db.bulk import account as accounts
+from qforge_sdk.db.bulk import spill
 from qforge_sdk.db.bulk.account import Account
 from qforge_sdk.db.bulk.source import open_source
 from qforge_sdk.errors import InvalidInput, LoadWarning, QForgeError, RowsRejected
@@ -145,7 +145,7 @@ def test_raising_reports_that_nothing_was_loaded():
 
 
 def test_many_refused_rows_go_to_a_file(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(accounts, "MOST_IN_MEMORY", 3)
+    monkeypatch.setattr(spill, "MOST_IN_MEMORY", 3)
     account = account_of(9)
     for row in (8, 7, 6, 5, 0, 1):
         refuse(account, row, value=row)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
-import weakref
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from qforge_sdk.db.bulk.source import Source
+from qforge_sdk.db.bulk.spill import Spill
 from qforge_sdk.db.bulk.values import BoolArray
 from qforge_sdk.errors import LoadWarning, RowsRejected
 from qforge_sdk.schemas.reports import LoadReport
 
-MOST_IN_MEMORY: Final = 10_000
 _LONGEST_VALUE: Final = 200
 _SCHEMA: Final = pa.schema(
     [
@@ -53,11 +50,8 @@ class Account:
         self.ids: npt.NDArray[np.int64] = np.zeros(source.n_rows if keyed else 0, np.int64)
         self.n_inserted = self.n_existing = self.n_updated = self.n_molecules_created = self.n_rejected = 0
         self._started = time.perf_counter()
-        self._faults: list[pa.Table] = []
+        self._faults = Spill(_SCHEMA, "qforge-rejected-")
         self._first = (-1, "")
-        self._held = 0
-        self._writer: pq.ParquetWriter | None = None
-        self._path: Path | None = None
 
     def reject(
         self,
@@ -89,12 +83,9 @@ class Account:
             self._first = (row, f"row {row}, {column}: {reasons[at]} ({codes[at]})")
         shown = [_shown(value) for value in values]
         columns = [pa.array(rows), [column] * count, shown, codes, reasons]
-        self._faults.append(
+        self._faults.add(
             pa.table([pa.array(c, f.type) for c, f in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
         )
-        self._held += count
-        if self._held > MOST_IN_MEMORY:
-            self._spill()
 
     def reject_where(
         self, mask: BoolArray, first_row: int, column: str, values: pa.Array, code: str, reason: str
@@ -158,24 +149,11 @@ class Account:
         values = pd.arrays.IntegerArray(self.ids, self.ids == 0)
         return pd.Series(values, index=index, name="id")
 
-    def _spill(self) -> None:
-        if self._writer is None:
-            with tempfile.NamedTemporaryFile(prefix="qforge-rejected-", suffix=".parquet", delete=False) as file:
-                self._path = Path(file.name)
-            self._discard = weakref.finalize(self, self._path.unlink, missing_ok=True)
-            self._writer = pq.ParquetWriter(self._path, _SCHEMA, compression="zstd")
-        if self._faults:
-            self._writer.write_table(pa.concat_tables(self._faults))
-        self._faults, self._held = [], 0
-
     def _close_faults(self) -> dict[str, Any]:
-        if self._writer is not None:
-            self._spill()
-            self._writer.close()
-            self._discard.detach()
-            return {"rejected_path": self._path}
-        table = pa.concat_tables(self._faults) if self._faults else _SCHEMA.empty_table()
-        frame = table.to_pandas().astype(dict.fromkeys(_SCHEMA.names[1:], "str"))
+        held = self._faults.close()
+        if isinstance(held, Path):
+            return {"rejected_path": held}
+        frame = held.to_pandas().astype(dict.fromkeys(_SCHEMA.names[1:], "str"))
         return {"_rejected": frame.sort_values("row", kind="stable", ignore_index=True)}
 
 
