@@ -158,7 +158,7 @@ class Molecules(Accessor):
             )
 
     def unresolved(self) -> pd.DataFrame:
-        """Molecules without a SMILES, such as metal complexes that came from geometries.
+        """Molecules without a SMILES: metal complexes that came from geometries, rows of the old database module.
 
         Returns
         -------
@@ -168,7 +168,14 @@ class Molecules(Accessor):
         columns = ["id", "user_id", "name", "formula", "charge", "graph_hash", "metadata", "created_at"]
         return self.where(smiles=None).order_by("id").select(columns).df()
 
-    def assign_smiles(self, id: int, smiles: str, *, merge: bool = False) -> MoleculeResponse:  # noqa: A002
+    def assign_smiles(
+        self,
+        id: int,  # noqa: A002
+        smiles: str,
+        *,
+        merge: bool = False,
+        check: bool = True,
+    ) -> MoleculeResponse:
         """Give a molecule that has none its SMILES.
 
         Parameters
@@ -176,9 +183,13 @@ class Molecules(Accessor):
         id
             Key of an unresolved molecule.
         smiles
-            Of the same formula and charge.
+            Of the same formula and charge, as far as these are known: of a molecule that the old database module
+            stored under a text that is no SMILES the charge is not, and the formula only where it can be read.
         merge
-            Where a molecule of that SMILES is stored: hand the calculations over to it and delete this one.
+            Where a molecule of that SMILES is stored: hand calculations and batch items over to it and delete this
+            one. An item of a batch that has one for the other molecule too goes with it; the audit trail keeps it.
+        check
+            Compare formula and charge; False where the stored ones are wrong.
 
         Returns
         -------
@@ -195,12 +206,10 @@ class Molecules(Accessor):
             The molecule has a SMILES, or another formula or charge.
         DuplicateMolecule
             The SMILES is stored already and ``merge`` is False.
-        Conflict
-            Batch items hang on the molecule that would be merged.
         """
         with self._context.session() as session:
             self._own_row(session, id)
-            row = crud.assign_smiles(session, id, smiles, merge=merge)
+            row = crud.assign_smiles(session, id, smiles, merge=merge, check=check)
             if row is None:
                 raise not_found(Molecule, id)
             return MoleculeResponse.model_validate(row)

@@ -18,6 +18,12 @@ from qforge_sdk.errors import SchemaMissing, SchemaOutdated
 # One number for all: two programs that upgrade at once take turns.
 _UPGRADE_LOCK = 0x71666F726765
 
+_OLD_MODULE = """
+    SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid
+                   WHERE c.oid = pg_catalog.to_regclass('public.molecules') AND c.relkind = 'r'
+                         AND a.attname = 'smiles' AND NOT a.attisdropped)
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
@@ -29,15 +35,26 @@ class SchemaStatus:
         Revision in the database, None when it has no qforge schema.
     expected
         Revision of this package.
+    old_module
+        Whether it holds the tables of the old database module instead.
     """
 
     found: str | None
     expected: str
+    old_module: bool = False
 
     @property
     def is_current(self) -> bool:
         """Whether the two agree."""
         return self.found == self.expected
+
+    @property
+    def cure(self) -> str:
+        """What makes it current."""
+        if self.old_module:
+            return "run: qforge db adopt"
+        is_ours = self.found is None or _is_known(self.found)
+        return "run: qforge db upgrade" if is_ours else "upgrade the package: pip install -U qforge-sdk"
 
 
 def _config(output: io.StringIO | None = None) -> Config:
@@ -78,7 +95,8 @@ def status(connection: Connection) -> SchemaStatus:
         found = (
             connection.execute(text("SELECT version_num FROM qforge.alembic_version")).scalar() if exists else None
         )
-    return SchemaStatus(found=found, expected=head_revision())
+        old_module = found is None and bool(connection.scalar(text(_OLD_MODULE)))
+    return SchemaStatus(found=found, expected=head_revision(), old_module=old_module)
 
 
 def require_current(connection: Connection) -> None:
@@ -98,15 +116,20 @@ def require_current(connection: Connection) -> None:
     """
     found = status(connection)
     if found.found is None:
-        raise SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
+        raise _missing(found)
     if not found.is_current:
         raise _outdated(found)
 
 
+def _missing(found: SchemaStatus) -> SchemaMissing:
+    if found.old_module:
+        return SchemaMissing(f"this database holds the tables of the old database module; {found.cure}")
+    return SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
+
+
 def _outdated(found: SchemaStatus) -> SchemaOutdated:
-    cure = "run: qforge db upgrade" if _is_known(found.found) else "upgrade the package: pip install -U qforge-sdk"
     return SchemaOutdated(
-        f"this database has schema revision {found.found}, this package needs {found.expected}; {cure}",
+        f"this database has schema revision {found.found}, this package needs {found.expected}; {found.cure}",
         found=found.found,
         expected=found.expected,
     )
@@ -135,20 +158,57 @@ def upgrade(engine: Engine) -> SchemaStatus:
         The role may not create tables or the role ``qforge_tenant``.
     SchemaOutdated
         The database has a revision of a newer package.
+    SchemaMissing
+        It holds the tables of the old database module, which ``qforge db adopt`` brings over.
     DatabaseError
         The server reported another error; nothing was changed.
     """
     with translated(), engine.connect() as connection, connection.begin():
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-        before = status(connection)
-        if before.found is not None and not _is_known(before.found):
-            raise _outdated(before)
+        before = begin_change(connection)
+        if before.old_module:
+            raise _missing(before)
         if not before.is_current:
-            config = _config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            to_head(connection)
     return before
+
+
+def begin_change(connection: Connection) -> SchemaStatus:
+    """Take turns with other programs that change the schema, until the end of the transaction.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+
+    Returns
+    -------
+    SchemaStatus
+        What is there now.
+
+    Raises
+    ------
+    SchemaOutdated
+        The database has a revision of a newer package.
+    """
+    connection.execute(text("SET LOCAL statement_timeout = 0"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+    found = status(connection)
+    if found.found is not None and not _is_known(found.found):
+        raise _outdated(found)
+    return found
+
+
+def to_head(connection: Connection) -> None:
+    """Run the migrations that are missing, in the transaction of a connection.
+
+    Parameters
+    ----------
+    connection
+        In a transaction that :func:`begin_change` began.
+    """
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def upgrade_sql() -> str:

@@ -34,10 +34,11 @@ from qforge_sdk.schemas.records import (
     MoleculeUpdate,
     Record,
 )
-from qforge_sdk.schemas.reports import LoadReport
+from qforge_sdk.schemas.reports import AdoptionReport, LoadReport
 
 __all__ = [
     "AccessReport",
+    "AdoptionReport",
     "AtomicPropertyCreate",
     "AtomicPropertyDetail",
     "AtomicPropertyResponse",

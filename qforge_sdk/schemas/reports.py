@@ -12,6 +12,7 @@ import pandas as pd
 from qforge_sdk.errors import RowsRejected
 
 REJECTED_COLUMNS: Final = ("row", "column", "value", "code", "reason")
+DOUBT_COLUMNS: Final = ("table", "id", "column", "value", "code", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,77 @@ class LoadReport:
         cells = "".join(f"<tr><th>{name}</th><td>{value:,}</td></tr>" for name, value in facts.items())
         faults = self.rejected.head(10).to_html(escape=True, index=False) if self.n_rejected else ""
         return f"<table><caption>{escape(self.entity)}: {self.seconds:.2f} s</caption>{cells}</table>{faults}"
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptionReport:
+    """What became of the old module's tables, and every value that is not stored as it was.
+
+    Parameters
+    ----------
+    tables
+        One line a table: table, found = adopted + set_aside, and added (molecules made for rows whose molecule was
+        missing or another owner's).
+    revision
+        Schema revision that the database has then.
+    seconds
+        Wall time, s.
+    dry_run
+        Whether everything was rolled back.
+    doubts_path
+        Parquet file with the doubts, when there are too many to hold.
+    """
+
+    tables: pd.DataFrame
+    revision: str
+    seconds: float
+    dry_run: bool
+    doubts_path: Path | None = None
+    _doubts: pd.DataFrame | None = field(default=None, repr=False)
+
+    @property
+    def doubts(self) -> pd.DataFrame:
+        """One line a doubt: table, id, column, value (as text), code, reason.
+
+        An atom's id is its calculation's. Lines without an id are about a whole column, with the number of rows as
+        value, or about an object that went with the old tables, with its definition.
+        """
+        if self._doubts is not None:
+            return self._doubts
+        assert self.doubts_path is not None
+        return pd.read_parquet(self.doubts_path)
+
+    def summary(self) -> pd.DataFrame:
+        """Number of doubts by table and code."""
+        counted = self.doubts.groupby(["table", "code"], sort=False).size()
+        return counted.rename("doubts").reset_index()
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write the doubts to a Parquet file.
+
+        Parameters
+        ----------
+        path
+            File to write.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+        """
+        target = Path(path).expanduser()
+        self.doubts.to_parquet(target, index=False)
+        return target
+
+    def __repr__(self) -> str:
+        found, adopted = (int(self.tables[name].sum()) for name in ("found", "adopted"))
+        how = "dry run, " if self.dry_run else ""
+        return (
+            f"AdoptionReport({adopted:,} of {found:,} rows, {len(self.doubts):,} doubts, revision {self.revision}, "
+            f"{how}{self.seconds:.1f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        caption = f"<p>{escape(repr(self))}</p>"
+        parts = (self.tables, self.summary(), self.doubts.head(10))
+        return caption + "".join(part.to_html(escape=True, index=False) for part in parts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import case, exists, func, select, update
+from sqlalchemy import case, exists, func, literal, select, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from qforge_sdk.chem import ValidatedMolecule, validate_smiles
 from qforge_sdk.chem.formula import composition
@@ -17,7 +17,7 @@ from qforge_sdk.db.crud.rows import UserId, owner_of
 from qforge_sdk.db.fingerprint import bit_text
 from qforge_sdk.db.models import PUBLIC_USER_ID, BatchItem, Calculation, Molecule
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import Conflict, DuplicateMolecule, InvalidInput
+from qforge_sdk.errors import DuplicateMolecule, InvalidInput
 from qforge_sdk.schemas import MoleculeCreate, MoleculeUpdate
 
 
@@ -219,9 +219,15 @@ def delete_molecule(db: Session, molecule_id: int, user_id: UserId = None) -> bo
 
 @translated()
 def assign_smiles(
-    db: Session, molecule_id: int, smiles: str, *, merge: bool = False, user_id: UserId = None
+    db: Session,
+    molecule_id: int,
+    smiles: str,
+    *,
+    merge: bool = False,
+    check: bool = True,
+    user_id: UserId = None,
 ) -> Molecule | None:
-    """Settle a molecule that was stored by its graph alone.
+    """Settle a molecule that was stored without a SMILES.
 
     Parameters
     ----------
@@ -230,9 +236,13 @@ def assign_smiles(
     molecule_id
         Its key.
     smiles
-        Of the same formula and charge.
+        Of the same formula and charge, as far as these are known: of a molecule that the old database module stored
+        under a text that is no SMILES the charge is not, and the formula only where it can be read.
     merge
-        Where a molecule of that SMILES is stored: hand the calculations over to it and delete this one.
+        Where a molecule of that SMILES is stored: hand calculations and batch items over to it and delete this one.
+        An item of a batch that has one for the other molecule too goes with it; the audit trail keeps what it was.
+    check
+        Compare formula and charge; False where the stored ones are wrong.
     user_id
         Owner; by default whoever the session is.
 
@@ -249,8 +259,6 @@ def assign_smiles(
         The molecule has a SMILES, or another formula or charge.
     DuplicateMolecule
         The SMILES is stored already and ``merge`` is False.
-    Conflict
-        Batch items hang on the molecule that would be merged.
     """
     molecule = rows.find_own(db, Molecule, molecule_id, owner_of(user_id))
     if molecule is None:
@@ -258,14 +266,8 @@ def assign_smiles(
     if molecule.smiles is not None:
         raise InvalidInput(f"molecule {molecule_id} has a SMILES: {molecule.smiles}", field="smiles", value=smiles)
     valid = validate_smiles(smiles)
-    for name in ("formula", "charge"):
-        if getattr(valid, name) != getattr(molecule, name):
-            raise InvalidInput(
-                f"{name} of {smiles!r} is {getattr(valid, name)}, of the molecule {getattr(molecule, name)}",
-                field="smiles",
-                value=smiles,
-                code=f"{name}_mismatch",
-            )
+    if check:
+        _require_same_atoms(molecule, valid)
     same = db.scalars(
         select(Molecule).where(
             Molecule.identity_hash == identity_hash(valid.smiles),
@@ -277,13 +279,48 @@ def assign_smiles(
         return rows.change(db, molecule, {name: values[name] for name in values if name not in {"name", "metadata_"}})
     if not merge:
         raise _duplicate(db, valid.smiles, molecule.user_id)
-    if db.scalar(select(exists().where(BatchItem.molecule_id == molecule_id))):
-        raise Conflict(f"batch items hang on molecule {molecule_id}; delete or rerun those first")
     db.execute(update(Calculation).where(Calculation.molecule_id == molecule_id).values(molecule_id=same.id))
+    _hand_items_over(db, molecule_id, same.id)
     db.expire(molecule)
     db.delete(molecule)
     db.flush()
     return same
+
+
+def _require_same_atoms(molecule: Molecule, valid: ValidatedMolecule) -> None:
+    """Compare what is known of a molecule without a SMILES with one that it shall have."""
+    adopted = molecule.metadata_.get("adopted")
+    unknown = adopted.get("unknown", ()) if isinstance(adopted, dict) else ()
+    same = {
+        "formula": composition(molecule.formula) == composition(valid.formula),
+        "charge": molecule.charge == valid.charge,
+    }
+    for name, agrees in same.items():
+        if name not in unknown and not agrees:
+            raise InvalidInput(
+                f"{name} of {valid.input_smiles!r} is {getattr(valid, name)}, of the molecule "
+                f"{getattr(molecule, name)}; where that is wrong: check=False",
+                field="smiles",
+                value=valid.input_smiles,
+                code=f"{name}_mismatch",
+            )
+
+
+def _hand_items_over(db: Session, molecule_id: int, other_id: int) -> None:
+    """Put a molecule's batch items anew, for another: a tenant may not move an item to another molecule."""
+    other = aliased(BatchItem)
+    taken = exists().where(other.batch_id == BatchItem.batch_id, other.molecule_id == other_id)
+    kept = [column for column in BatchItem.__table__.c if column.name in _HANDED_OVER]
+    moved = select(literal(other_id), *kept).where(BatchItem.molecule_id == molecule_id, ~taken)
+    db.execute(insert(BatchItem).from_select(["molecule_id", *(column.name for column in kept)], moved))
+
+
+_HANDED_OVER: Final = frozenset(
+    {
+        "user_id", "batch_id", "status", "calculation_id", "error_message", "retry_count", "metadata", "started_at",
+        "completed_at",
+    }
+)  # fmt: skip
 
 
 def identity_hash(canonical_smiles: str) -> bytes:
