@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import text
 
 import qforge_sdk as qf
 from qforge_sdk.chem import validate_many
@@ -17,12 +17,12 @@ from qforge_sdk.db.adopt import adopt
 from qforge_sdk.schemas import AdoptionReport
 from tests.fixtures.catalog import EVERYTHING, TABLES, catalog
 from tests.fixtures.databases import Databases, DatabasesOf
-from tests.fixtures.old_module import SHAPES, OldModule, connected, owner_of
+from tests.fixtures.old_module import SHAPES, OldModule, connected, engine_of, fetch, owner_of
 from tests.fixtures.servers import MAIN
 from tests.fixtures.tenants import ALICE, BOB
 
 # What an old database holds besides the tables of the old module, and keeps.
-KEPT = ("calculation_errors", "set_updated_at", "auth.users", "auth.uid", "schemas: auth", "schema auth", "auth | users")
+KEPT = ("calculation_errors", "set_updated_at", "auth.users", "auth.uid", "schemas: auth", "auth | users")
 PLACES = [(version, shape, False) for version in (15, MAIN) for shape in SHAPES] + [
     (version, "policies", True) for version in (15, MAIN)
 ]
@@ -55,15 +55,6 @@ class Adopted:
     undone: tuple[dict[str, set[str]], dict[str, set[str]]]
     planned: AdoptionReport
     done: AdoptionReport
-
-
-def engine_of(url: str) -> Engine:
-    return create_engine(url, poolclass=NullPool)
-
-
-def fetch(url: str, query: str, **values: Any) -> list[Any]:
-    with engine_of(url).begin() as connection:
-        return list(connection.execute(text(query), values))
 
 
 def old_catalog(url: str) -> dict[str, set[str]]:

@@ -274,7 +274,8 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
                 f"({_SYMBOLS})[CASE WHEN {{atomic_number}} BETWEEN 1 AND 118 THEN {{atomic_number}} END]",
             ),
             Fault(
-                f"{{atomic_number}} <> array_position({_SYMBOLS}, initcap(btrim({{v}})))",
+                "{atomic_number} BETWEEN 1 AND 118 "
+                f"AND {{atomic_number}} <> array_position({_SYMBOLS}, initcap(btrim({{v}})))",
                 "element_mismatch",
                 "element and atomic_number disagree",
             ),

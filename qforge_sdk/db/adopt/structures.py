@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 from psycopg2.sql import SQL, Composable
 from sqlalchemy import BigInteger, Column, Text
@@ -84,12 +85,13 @@ def _smiles_of(molecules: OldTable) -> Composable:
 
 def _validated(chunk: list[tuple[Any, ...]], *, workers: int | None) -> pa.Table:
     ids, texts, formulas = zip(*chunk, strict=True)
-    found = validate_many(pa.array(texts, pa.string()), workers=workers, progress=False)
+    smiles = pa.array(texts, pa.string())
+    found = validate_many(smiles, workers=workers, progress=False)
     faults = [_formula_fault(*pair) for pair in zip(formulas, found["formula"].to_pylist(), strict=True)]
     columns = {
         "id": pa.array(ids, pa.int64()),
-        "code": found["code"],
-        "reason": found["reason"],
+        "code": pc.if_else(smiles.is_valid(), found["code"], "missing"),
+        "reason": pc.if_else(smiles.is_valid(), found["reason"], "the row had no SMILES"),
         "formula_fault": pa.array(faults, pa.string()),
     }
     return pa.table(columns | {name: found[name] for name in _COMPUTED})
