@@ -245,7 +245,10 @@ class ScopedCursor(DriverCursor):
 def _refusal(exc: psycopg2.Error, login: str) -> Exception:
     """What it means that a scope could not be opened."""
     if exc.pgcode in {"3F000", "42883"}:
-        return SchemaMissing("this database has no qforge tables yet; create them with: qforge db upgrade")
+        return SchemaMissing(
+            "this database has no qforge tables yet; create them with: qforge db upgrade, "
+            "or bring those of the old database module over with: qforge db adopt"
+        )
     if exc.pgcode == "22023":
         return SchemaOutdated(f"this database has no role {SCOPE_ROLE} yet; run: qforge db upgrade")
     if exc.pgcode == "42501":

@@ -13,7 +13,7 @@ from psycopg2.extras import execute_values
 from psycopg2.sql import SQL, Composable, Identifier, Literal
 
 from qforge_sdk.db.adopt.dependents import Dropped
-from qforge_sdk.db.adopt.move import Moved, as_json
+from qforge_sdk.db.adopt.move import Moved, record_aside
 from qforge_sdk.db.adopt.old_tables import OldTable
 from qforge_sdk.db.bulk.spill import Spill
 from qforge_sdk.db.copy import copy_out
@@ -27,13 +27,6 @@ _ORDER: Final = SQL("array_position(ARRAY[{}], d.entity)").format(SQL(", ").join
 _DOUBTS: Final = """
     SELECT d.entity, {id}, d."column", d.value, d.code, {reason} FROM pg_temp.adoption_doubts AS d {atoms}
     ORDER BY {order} NULLS LAST, d.id NULLS FIRST, d."column", d.code
-"""
-_ASIDE: Final = """
-    INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, status, error_code, error_message,
-                                   context, service)
-    SELECT {owner}, 'row_set_aside', {entity}, {key}, 'warning', a.code, a.reason,
-           jsonb_build_object('row', (SELECT jsonb_object_agg(k, v) FROM (VALUES {columns}) AS e (k, v))), 'adopt'
-    FROM {old} AS o JOIN pg_temp.adoption_aside AS a ON a.entity = {entity} AND a.id = o.id ORDER BY o.id
 """
 _ADOPTED: Final = """
     INSERT INTO public.event_logs (user_id, event_type, entity_type, context, service)
@@ -115,7 +108,7 @@ def record(
     """
     for name, table in tables.items():
         if moved[name].set_aside:
-            _record_aside(cursor, table)
+            record_aside(cursor, table)
     context = {
         "tables": {name: {"found": one.found, "adopted": one.adopted, "set_aside": one.set_aside}
                    for name, one in moved.items()},
@@ -131,19 +124,4 @@ def record(
     )
     cursor.execute(
         _ADOPTED_OF.format(SQL("SELECT user_id, entity, n FROM ({}) AS counted (user_id, entity, n)").format(owned))
-    )
-
-
-def _record_aside(cursor: Cursor, table: OldTable) -> None:
-    key = "{calculation_id}" if table.name == "atomic_properties" else "o.id"
-    cursor.execute(
-        table.fill(
-            _ASIDE,
-            owner=table.fill("nullif({owner}, {zeros})", owner=table.value("user_id")),
-            entity=Literal(table.name),
-            key=table.fill(key),
-            columns=SQL(", ").join(
-                SQL("({}, {})").format(Literal(column.name), as_json(column)) for column in table.columns.values()
-            ),
-        )
     )

@@ -121,7 +121,12 @@ def continue_sequence(cursor: Cursor, table: OldTable) -> None:
     )
 
 
-def as_json(column: OldColumn, alias: str = "o") -> Composable:
+def record_aside(cursor: Cursor, table: OldTable) -> None:
+    """Keep the rows that the new table cannot hold as events of their owners, or of their parents' ones."""
+    cursor.execute(_Moving(table, STEPS[table.name]).aside_events())
+
+
+def _as_json(column: OldColumn, alias: str = "o") -> Composable:
     """A value of any type as jsonb, text where it is json that jsonb refuses."""
     value = Identifier(alias, column.name)
     if column.type == "json":
@@ -207,6 +212,21 @@ class _Moving:
             kept=self._fill(_KEPT),
         )
 
+    def aside_events(self) -> Composable:
+        """Events with the rows that do not stay."""
+        is_child = "user_id" in self.step.instead
+        return self._fill(
+            _ASIDE,
+            whose=self._fill(
+                "nullif(coalesce(p.user_id, {owner}), {zeros})" if is_child else "nullif({owner}, {zeros})"
+            ),
+            key=self._fill("{calculation_id}" if self.table.name == "atomic_properties" else "o.id"),
+            columns=SQL(", ").join(
+                SQL("({}, {})").format(Literal(column.name), _as_json(column))
+                for column in self.table.columns.values()
+            ),
+        )
+
     def columns(self) -> dict[str, Composable]:
         """Value of each new column."""
         values = {rule.name: self._value(rule.name) for rule in RULES[self.table.name]}
@@ -246,7 +266,7 @@ class _Moving:
             return SQL("CROSS JOIN (SELECT NULL::jsonb AS columns) AS x")
         pairs = SQL(", ").join(
             SQL("({}, {}, {})").format(
-                Literal(column.name), as_json(column), Identifier("o", column.name) + SQL(" IS NOT NULL")
+                Literal(column.name), _as_json(column), Identifier("o", column.name) + SQL(" IS NOT NULL")
             )
             for column in self.table.extra
         )
@@ -276,6 +296,13 @@ class _Moving:
         )
 
 
+_ASIDE: Final = """
+    INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, status, error_code, error_message,
+                                   context, service)
+    SELECT {whose}, 'row_set_aside', {entity}, {key}, 'warning', a.code, a.reason,
+           jsonb_build_object('row', (SELECT jsonb_object_agg(k, v) FROM (VALUES {columns}) AS e (k, v))), 'adopt'
+    FROM {source} JOIN pg_temp.adoption_aside AS a ON a.entity = {entity} AND a.id = o.id ORDER BY o.id
+"""
 _KEPT: Final = """
     SELECT id, jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
         'column', "column", 'value', value, 'code', code, 'reason', reason)) ORDER BY "column", code) AS doubts

@@ -92,9 +92,9 @@ def adopt(
         with driver.cursor() as cursor:
             tables, hanging = _make_room(connection, cursor, _OWNERS[unowned])
             moved, added = _move(driver, cursor, tables, workers=workers, progress=progress)
-            hanging.remake_foreign_keys(cursor)
             for name, table in tables.items():
                 verify(cursor, table, moved[name])
+            hanging.remake_foreign_keys(cursor)
             note_dropped(cursor, hanging.dropped)
             doubts = collect_doubts(cursor, tables)
             record(cursor, tables, moved, added=added, dropped=hanging.dropped)
