@@ -17,8 +17,14 @@ from typer.testing import CliRunner
 
 import qforge_sdk as qf
 from qforge_sdk.cli import app
+from qforge_sdk.config import normalise_url
 from qforge_sdk.data import load_sample
+from qforge_sdk.db import embedded
+from qforge_sdk.db.database import make_engine
 from qforge_sdk.db.schema import head_revision
+from tests.fixtures import old_module
+from tests.fixtures.databases import DatabasesOf
+from tests.fixtures.old_module import OldModule
 from tests.fixtures.tenants import ALICE
 
 Run = Callable[..., Result]
@@ -180,6 +186,69 @@ def test_db_upgrade_status_and_sql(empty_database_url: str, run: Run):
 def test_db_upgrade_keeps_an_embedded_server(run: Run, tmp_path: Path):
     with tempfile.TemporaryDirectory(prefix="qforge-cli-") as folder:
         assert f"revision {head_revision()}" in run("db", "upgrade", "--data-dir", Path(folder) / "data").output
+
+
+@pytest.fixture
+def old_database_url(databases_of: DatabasesOf) -> Iterator[str]:
+    """URL of a database of the old module, with two spellings of one molecule."""
+    databases, old = databases_of(), OldModule("orm")
+    with databases.clone(migrated=False) as name:
+        url = databases.url(name)
+        old.create(databases, name)
+        old.fill(url, molecules=30)
+        with old.opened(url) as cursor:
+            old.insert(cursor, "molecules", [{"id": 31, "name": "again", "smiles": "OC[H]", "formula": "CH4O"}])
+            cursor.execute("UPDATE public.molecules SET user_id = NULL")
+        yield url
+
+
+def test_db_adopt_plans_reports_and_adopts_once(old_database_url: str, run: Run, tmp_path: Path):
+    url = ("--url", old_database_url)
+    status = run("db", "status", *url)
+    assert (status.exit_code, "tables of the old database module" in status.output) == (1, True)
+    assert "run: qforge db adopt" in status.output
+    upgrade = run("db", "upgrade", *url)
+    assert (upgrade.exit_code, "qforge db adopt" in upgrade.stderr) == (1, True)
+
+    planned = run("db", "adopt", "--dry-run", *url)
+    assert planned.exit_code == 0, planned.output
+    assert "dry run" in planned.output
+    assert re.search(r"molecules\s*│\s*31\s*│\s*31\s*│\s*0\s*│", planned.output)
+    assert run("db", "status", *url).exit_code == 1
+
+    done = run("db", "adopt", "--report", tmp_path / "doubts.parquet", *url)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"same_structure\s*│\s*1 ", done.output)
+    assert re.search(
+        r"^molecules 31, smiles: molecule \d+ is the same structure \(same_structure\)$", done.output, re.M
+    )
+    doubts = pd.read_parquet(tmp_path / "doubts.parquet")
+    assert doubts.columns.tolist() == ["table", "id", "column", "value", "code", "reason"]
+    assert doubts[doubts.code == "same_structure"].value.tolist() == ["OC[H]"]
+    assert run("db", "status", *url).exit_code == 0
+
+    again = run("db", "adopt", *url)
+    assert (again.exit_code, "there is nothing to adopt" in again.stderr) == (1, True)
+
+
+def test_db_adopt_works_on_an_embedded_server(run: Run):
+    script = Path(old_module.__file__).with_name("orm.sql").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="qforge-cli-") as folder:
+        server = embedded.start(Path(folder) / "data")
+        try:
+            with make_engine(normalise_url(server.url), poolclass=NullPool).begin() as connection:
+                connection.exec_driver_sql(script)
+                connection.exec_driver_sql(
+                    "INSERT INTO public.molecules (name, smiles, formula) VALUES ('water', '[H]O[H]', 'H2O')"
+                )
+            with pytest.raises(qf.SchemaMissing, match="qforge db adopt"):
+                qf.connect(data_dir=Path(folder) / "data")
+            done = run("db", "adopt", "--data-dir", Path(folder) / "data")
+            assert done.exit_code == 0, done.output + done.stderr
+            with qf.connect(data_dir=Path(folder) / "data") as client:
+                assert client.molecules.get(1).smiles == "O"
+        finally:
+            server.stop()
 
 
 def test_version_and_help_name_every_command(run: Run):
