@@ -62,9 +62,10 @@ def adopt(
             done.to_parquet(report)
     console.print(repr(done), highlight=False, markup=False)
     console.print(frame_table(done.tables, "planned" if dry_run else "adopted"))
-    if not done.doubts.empty:
-        console.print(frame_table(done.summary(), "doubts"))
-    for line in cast("Any", done.doubts[done.doubts.id.notna()].head(20).itertuples()):
+    if not done.summary.empty:
+        console.print(frame_table(done.summary, "doubts"))
+    doubts = done.doubts
+    for line in cast("Any", doubts[doubts.id.notna()].head(20).itertuples()):
         place = f"{line.table} {line.id}" + (f", {line.column}" if isinstance(line.column, str) else "")
         console.print(f"{place}: {line.reason} ({line.code})", highlight=False, markup=False, soft_wrap=True)
     if report is not None:

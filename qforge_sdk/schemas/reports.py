@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -118,6 +119,8 @@ class AdoptionReport:
     tables
         One line a table: table, found = adopted + set_aside, and added (molecules made for rows whose molecule was
         missing or another owner's).
+    summary
+        Number of doubts by table and code.
     revision
         Schema revision that the database has then.
     seconds
@@ -129,6 +132,7 @@ class AdoptionReport:
     """
 
     tables: pd.DataFrame
+    summary: pd.DataFrame
     revision: str
     seconds: float
     dry_run: bool
@@ -147,11 +151,6 @@ class AdoptionReport:
         assert self.doubts_path is not None
         return pd.read_parquet(self.doubts_path)
 
-    def summary(self) -> pd.DataFrame:
-        """Number of doubts by table and code."""
-        counted = self.doubts.groupby(["table", "code"], sort=False).size()
-        return counted.rename("doubts").reset_index()
-
     def to_parquet(self, path: str | Path) -> Path:
         """Write the doubts to a Parquet file.
 
@@ -166,18 +165,21 @@ class AdoptionReport:
             The file.
         """
         target = Path(path).expanduser()
-        self.doubts.to_parquet(target, index=False)
+        if self.doubts_path is None:
+            self.doubts.to_parquet(target, index=False)
+        else:
+            shutil.copyfile(self.doubts_path, target)
         return target
 
     def __repr__(self) -> str:
         found, adopted = (int(self.tables[name].sum()) for name in ("found", "adopted"))
         how = "dry run, " if self.dry_run else ""
         return (
-            f"AdoptionReport({adopted:,} of {found:,} rows, {len(self.doubts):,} doubts, revision {self.revision}, "
-            f"{how}{self.seconds:.1f} s)"
+            f"AdoptionReport({adopted:,} of {found:,} rows, {self.summary.doubts.sum():,} doubts, "
+            f"revision {self.revision}, {how}{self.seconds:.1f} s)"
         )
 
     def _repr_html_(self) -> str:
         caption = f"<p>{escape(repr(self))}</p>"
-        parts = (self.tables, self.summary(), self.doubts.head(10))
+        parts = (self.tables, self.summary, self.doubts.head(10))
         return caption + "".join(part.to_html(escape=True, index=False) for part in parts)

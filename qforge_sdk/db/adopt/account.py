@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 import pyarrow as pa
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.extras import execute_values
@@ -27,6 +28,10 @@ _ORDER: Final = SQL("array_position(ARRAY[{}], d.entity)").format(SQL(", ").join
 _DOUBTS: Final = """
     SELECT d.entity, {id}, d."column", d.value, d.code, {reason} FROM pg_temp.adoption_doubts AS d {atoms}
     ORDER BY {order} NULLS LAST, d.id NULLS FIRST, d."column", d.code
+"""
+_SUMMARY: Final = """
+    SELECT d.entity, d.code, count(*) FROM pg_temp.adoption_doubts AS d
+    GROUP BY d.entity, d.code ORDER BY {order} NULLS LAST, d.entity, d.code
 """
 _ADOPTED: Final = """
     INSERT INTO public.event_logs (user_id, event_type, entity_type, context, service)
@@ -77,10 +82,13 @@ def collect_doubts(cursor: Cursor, tables: Mapping[str, OldTable]) -> dict[str, 
     lines = Spill(_SCHEMA, "qforge-doubts-")
     copy_out(cursor, SQL(_DOUBTS).format(order=_ORDER, **parts), _SCHEMA, lines.add)
     held = lines.close()
+    cursor.execute(SQL(_SUMMARY).format(order=_ORDER))
+    summary = pd.DataFrame(cursor.fetchall(), columns=["table", "code", "doubts"])
+    counted = {"summary": summary.astype({"table": "str", "code": "str", "doubts": "int64"})}
     if isinstance(held, Path):
-        return {"doubts_path": held}
+        return {"doubts_path": held, **counted}
     types = {name: "Int64" if name == "id" else "str" for name in DOUBT_COLUMNS}
-    return {"_doubts": held.to_pandas().astype(types)}
+    return {"_doubts": held.to_pandas().astype(types), **counted}
 
 
 def record(

@@ -64,6 +64,11 @@ def set_up(cursor: Cursor) -> None:
         cursor.execute(statement)
 
 
+def tear_down(cursor: Cursor) -> None:
+    """Leave nothing in the session: the temporary tables go at the end of the transaction by themselves."""
+    cursor.execute("DROP FUNCTION pg_temp.adoption_jsonb(json)")
+
+
 def count(cursor: Cursor, table: OldTable) -> int:
     """Rows of an old table."""
     cursor.execute(SQL("SELECT count(*) FROM {}").format(table.aside))
@@ -107,16 +112,11 @@ def move(cursor: Cursor, table: OldTable, *, found: int) -> Moved:
 def continue_sequence(cursor: Cursor, table: OldTable) -> None:
     """Let the next key be the one that the old table would have given, or beyond every key that is there."""
     cursor.execute(
-        SQL(
-            "SELECT setval(pg_get_serial_sequence({new}, 'id'), last) FROM (SELECT greatest("
-            "(SELECT max(id) FROM {stored}), "
-            "pg_sequence_last_value(coalesce(pg_get_serial_sequence({old}, 'id')::regclass, to_regclass({loose})))"
-            ") AS last) AS keys WHERE last > 0"
-        ).format(
+        SQL(_CONTINUE).format(
             new=Literal(f"public.{table.name}"),
             stored=Identifier("public", table.name),
             old=Literal(f"{ASIDE}.{table.name}"),
-            loose=Literal(f"{ASIDE}.{table.name}_id_seq"),
+            loose=Literal(f"{table.name}_id_seq"),
         )
     )
 
@@ -296,6 +296,16 @@ class _Moving:
         )
 
 
+# Serial, identity, or both after a conversion; a sequence that nothing owns has the usual name.
+_CONTINUE: Final = """
+    SELECT setval(pg_get_serial_sequence({new}, 'id'), last) FROM (SELECT greatest(
+        (SELECT max(id) FROM {stored}),
+        (SELECT max(pg_sequence_last_value(s.oid)) FROM pg_class AS s
+         JOIN pg_class AS t ON t.oid = {old}::regclass AND t.relnamespace = s.relnamespace
+         WHERE s.relkind = 'S' AND (s.relname = {loose} OR EXISTS (
+             SELECT FROM pg_depend AS d WHERE d.objid = s.oid AND d.refobjid = t.oid AND d.deptype IN ('a', 'i'))))
+    ) AS last) AS keys WHERE last > 0
+"""
 _ASIDE: Final = """
     INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, status, error_code, error_message,
                                    context, service)

@@ -1,8 +1,8 @@
-"""Molecules that rows need and that were not theirs to use: missing ones, and other owners'.
+"""Molecules that rows need and that are not theirs to use: missing ones, and other owners'.
 
 In the old database a SMILES stood once for everybody, so that one tenant's calculations hang on another's molecule,
-or on one without an owner. Here whoever may read a row may read what it hangs on: its owner gets a molecule of its
-own.
+or on one without an owner. Here whoever may read a row may read what it hangs on, and who deletes a molecule deletes
+what hangs on it: the owner of a row, the service too, gets a molecule of its own.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ _HUNG: Final = (
     JOIN public.molecules AS m ON m.id = r.molecule_id
     LEFT JOIN pg_temp.adoption_collisions AS c ON c.id = m.id
     JOIN public.molecules AS s ON s.id = coalesce(c.same_as, m.id)
-    WHERE r.owner IS NOT NULL AND m.user_id IS DISTINCT FROM r.owner AND m.user_id IS DISTINCT FROM {zeros}
+    WHERE m.user_id IS DISTINCT FROM r.owner AND m.user_id IS DISTINCT FROM {zeros}
     """,
     "ANALYZE pg_temp.adoption_hung",
 )
 _SAME: Final = (
-    "FROM public.molecules AS t WHERE t.identity_hash = h.identity_hash AND t.user_id IN (h.owner, {zeros})"
+    "FROM public.molecules AS t WHERE t.identity_hash = h.identity_hash "
+    "AND (t.user_id IN (h.owner, {zeros}) OR (t.user_id IS NULL AND h.owner IS NULL))"
 )
 # Everybody could read what had no owner; of another tenant's row only the structure goes along.
 _COPIES: Final = f"""
@@ -73,9 +74,15 @@ _COPIES: Final = f"""
     WHERE NOT EXISTS (SELECT {_SAME})
     ORDER BY h.owner, h.identity_hash, h.molecule_id
 """
+# Joined as sets: one look-up a row would read the whole table each time.
 _ONTO: Final = (
-    f"UPDATE pg_temp.adoption_hung AS h SET onto = "
-    f"(SELECT t.id {_SAME} ORDER BY t.user_id = {{zeros}}, t.id LIMIT 1)",
+    f"""
+    UPDATE pg_temp.adoption_hung AS h SET onto = found.id FROM (
+        SELECT DISTINCT ON (h.owner, h.molecule_id) h.owner, h.molecule_id, t.id
+        FROM pg_temp.adoption_hung AS h CROSS JOIN LATERAL (SELECT t.id, t.user_id {_SAME}) AS t
+        ORDER BY h.owner, h.molecule_id, t.user_id = {{zeros}}, t.id
+    ) AS found WHERE found.molecule_id = h.molecule_id AND found.owner IS NOT DISTINCT FROM h.owner
+    """,
     "ANALYZE pg_temp.adoption_hung",
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine
 from qforge_sdk.db import schema
 from qforge_sdk.db.adopt import dependents, old_tables
 from qforge_sdk.db.adopt.account import collect_doubts, note_dropped, record
-from qforge_sdk.db.adopt.move import Moved, count, move, set_up
+from qforge_sdk.db.adopt.move import Moved, count, move, set_up, tear_down
 from qforge_sdk.db.adopt.old_tables import OldTable
 from qforge_sdk.db.adopt.parents import provide_molecules
 from qforge_sdk.db.adopt.structures import validate_structures
@@ -29,6 +29,8 @@ _OWNERS: Final[Mapping[str, uuid.UUID | None]] = {"service": None, "public": PUB
 _SETTINGS: Final = {
     "search_path": "pg_catalog", "TimeZone": "UTC", "DateStyle": "ISO", "extra_float_digits": "1",
     "row_security": "off", "work_mem": "128MB", "maintenance_work_mem": "512MB", "jit": "off",
+    # RDKit works while the session waits.
+    "idle_in_transaction_session_timeout": "0", "transaction_timeout": "0",
 }  # fmt: skip
 # The adoption has an event of its own, instead of one a row; everything else that a trigger keeps is kept.
 _QUIETED: Final = """
@@ -99,6 +101,7 @@ def adopt(
             doubts = collect_doubts(cursor, tables)
             record(cursor, tables, moved, added=added, dropped=hanging.dropped)
             dependents.drop(cursor, tables.values())
+            tear_down(cursor)
         if dry_run:
             transaction.rollback()
     return AdoptionReport(
@@ -123,7 +126,8 @@ def _make_room(
 ) -> tuple[dict[str, OldTable], dependents.Dependents]:
     """The old tables aside, the new ones in their place, empty."""
     for name, value in _SETTINGS.items():
-        cursor.execute("SELECT set_config(%s, %s, true)", (name, value))
+        # Not every version has every setting.
+        cursor.execute("SELECT set_config(name, %s, true) FROM pg_settings WHERE name = %s", (value, name))
     old_tables.lock(cursor)
     tables = old_tables.inspect(cursor, unowned)
     hanging = dependents.detach(cursor, tables.values())

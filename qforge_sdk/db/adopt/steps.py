@@ -82,7 +82,9 @@ _OTHERS: Final = Line(
     "'owner_changed'",
     "'it belongs to whom its parent belongs'",
 )
-_HUNG: Final = "LEFT JOIN pg_temp.adoption_hung AS h ON h.molecule_id = {molecule_id} AND h.owner = "
+_HUNG: Final = (
+    "LEFT JOIN pg_temp.adoption_hung AS h ON h.molecule_id = {molecule_id} AND h.owner IS NOT DISTINCT FROM "
+)
 _MOLECULE_LINES: Final = (
     Line(
         "molecule_id",
