@@ -66,7 +66,7 @@ def connect(
     ConnectionFailed
         The server cannot be reached, or the embedded one does not start.
     SchemaMissing, SchemaOutdated
-        The database needs ``qforge db upgrade`` (never the embedded one).
+        The database needs ``qforge db upgrade``, or ``qforge db adopt`` where the old module's tables are.
     ScopeNotHeld
         This login cannot act as the tenant asked for.
     """

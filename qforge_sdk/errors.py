@@ -74,7 +74,7 @@ class SchemaError(QForgeError, RuntimeError):
 
 
 class SchemaMissing(SchemaError):
-    """The database has no qforge tables yet."""
+    """The database has no qforge tables yet, or those of the old database module."""
 
 
 class SchemaOutdated(SchemaError):
