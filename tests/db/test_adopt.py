@@ -251,7 +251,7 @@ def test_foreign_keys_and_policies_of_other_tables_hold_on(adopted: Adopted) -> 
     policy = fetch(
         adopted.url, "SELECT policyname, cmd, qual FROM pg_policies WHERE tablename = 'calculation_errors'"
     )
-    assert [(row.policyname, row.cmd) for row in policy] == [("Users can view errors", "SELECT")]
+    assert [(row.policyname, row.cmd) for row in policy] == [("errors of own calculations", "SELECT")]
     assert "calculations c" in policy[0].qual
 
 

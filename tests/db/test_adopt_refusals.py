@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from qforge_sdk.db import database, schema
 from qforge_sdk.db.adopt import adopt, old_tables, parents, run, steps
 from qforge_sdk.db.database import check_db_health
 from tests.fixtures.catalog import EVERYTHING, catalog
-from tests.fixtures.databases import DatabasesOf
+from tests.fixtures.databases import Databases, DatabasesOf
 from tests.fixtures.old_module import OldModule, connected, engine_of, fetch
 from tests.fixtures.tenants import ALICE
 
@@ -29,14 +30,26 @@ State = tuple[dict[str, set[str]], dict[str, list[dict[str, Any]]]]
 OLD = OldModule("policies")
 
 
-@pytest.fixture
-def old_url(databases_of: DatabasesOf) -> Iterator[str]:
-    """URL of a filled database of the old module."""
-    databases = databases_of()
+@contextmanager
+def filled(databases: Databases) -> Iterator[str]:
     with databases.clone(migrated=False) as name:
         OLD.create(databases, name)
         OLD.fill(databases.url(name), molecules=60)
         yield databases.url(name)
+
+
+@pytest.fixture
+def old_url(databases_of: DatabasesOf) -> Iterator[str]:
+    """URL of a filled database of the old module."""
+    with filled(databases_of()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def untouched(databases_of: DatabasesOf) -> Iterator[tuple[str, State]]:
+    """URL of one for all tests that fail to change it, and what it holds."""
+    with filled(databases_of()) as url:
+        yield url, state(url)
 
 
 def state(url: str, old: OldModule = OLD) -> State:
@@ -131,15 +144,18 @@ def test_only_the_owner_of_the_tables_adopts_them(databases_of: DatabasesOf) -> 
             adopt(engine_of(url), dry_run=False)
 
 
-def test_a_session_that_uses_the_tables_is_told(old_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_uses_the_tables_is_told(
+    untouched: tuple[str, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, _ = untouched
     monkeypatch.setattr(old_tables, "_LOCK_SECONDS", 0.2)
-    with connected(old_url) as cursor:
+    with connected(url) as cursor:
         cursor.execute("SELECT count(*) FROM public.molecules")
         with pytest.raises(
             qf.Conflict, match="another session has used the old tables in a transaction that is open"
         ):
-            adopt(engine_of(old_url))
-    assert adopt(engine_of(old_url)).tables.found[0] == 60
+            adopt(engine_of(url))
+    assert adopt(engine_of(url)).tables.found[0] == 60
 
 
 def test_an_object_that_cannot_be_carried_over_is_named(old_url: str) -> None:
@@ -175,13 +191,13 @@ def fail(*_: object, **__: object) -> None:
     [(schema, "to_head"), (run, "validate_structures"), (run, "provide_molecules"), (run, "verify"), (run, "record")],
 )
 def test_a_failure_leaves_the_old_database_as_it_was(
-    old_url: str, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+    untouched: tuple[str, State], monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
-    before = state(old_url)
+    url, before = untouched
     monkeypatch.setattr(module, name, fail)
     with pytest.raises(OSError, match="the disk is gone"):
-        adopt(engine_of(old_url), dry_run=False)
-    assert state(old_url) == before
+        adopt(engine_of(url), dry_run=False)
+    assert state(url) == before
 
 
 @pytest.mark.parametrize(
@@ -194,28 +210,29 @@ def test_a_failure_leaves_the_old_database_as_it_was(
         ("atomic_properties", "position_x", "{position_y}"),
         ("batch_items", "calculation_id", "NULL"),
         ("event_logs", "status", "'error'"),
+        ("calculations", "metadata", "{metadata} || jsonb_build_object('n', 1)"),
     ],
 )
 def test_what_is_not_stored_as_it_was_is_noticed(
-    old_url: str, monkeypatch: pytest.MonkeyPatch, table: str, column: str, wrong: str
+    untouched: tuple[str, State], monkeypatch: pytest.MonkeyPatch, table: str, column: str, wrong: str
 ) -> None:
-    before = state(old_url)
+    url, before = untouched
     step = steps.STEPS[table]
     monkeypatch.setitem(steps.STEPS, table, replace(step, instead={**step.instead, column: wrong}))
     with pytest.raises(qf.DatabaseError, match=f"{table}: .* rows are not as they were.*nothing was changed"):
-        adopt(engine_of(old_url), dry_run=False)
-    assert state(old_url) == before
+        adopt(engine_of(url), dry_run=False)
+    assert state(url) == before
 
 
-def test_a_row_that_is_lost_is_noticed(old_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = state(old_url)
+def test_a_row_that_is_lost_is_noticed(untouched: tuple[str, State], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, before = untouched
     step = steps.STEPS["calculations"]
     monkeypatch.setitem(
         steps.STEPS, "calculations", replace(step, joins=f"{step.joins} JOIN pg_class AS nothing ON false")
     )
     with pytest.raises(qf.DatabaseError, match="calculations: of 120 rows 0 were adopted and 0 set aside"):
-        adopt(engine_of(old_url), dry_run=False)
-    assert state(old_url) == before
+        adopt(engine_of(url), dry_run=False)
+    assert state(url) == before
 
 
 def test_a_killed_adoption_leaves_the_old_database_as_it_was(databases_of: DatabasesOf, long: bool) -> None:
@@ -252,9 +269,9 @@ def kill_one(url: str, after: float) -> None:
 
 
 def test_a_lost_connection_leaves_the_old_database_as_it_was(
-    old_url: str, monkeypatch: pytest.MonkeyPatch, databases_of: DatabasesOf
+    untouched: tuple[str, State], monkeypatch: pytest.MonkeyPatch, databases_of: DatabasesOf
 ) -> None:
-    before = state(old_url)
+    url, before = untouched
     inside: Callable[..., Any] = parents.provide_molecules
 
     def lose(cursor: Any, tables: Any) -> Any:
@@ -264,34 +281,35 @@ def test_a_lost_connection_leaves_the_old_database_as_it_was(
 
     monkeypatch.setattr(run, "provide_molecules", lose)
     with pytest.raises(qf.ConnectionFailed):
-        adopt(engine_of(old_url), dry_run=False)
-    assert state(old_url) == before
+        adopt(engine_of(url), dry_run=False)
+    assert state(url) == before
 
 
 # Who is told to adopt ---------------------------------------------------------------------------------------------
 
 
-def test_every_way_in_names_the_command(old_url: str) -> None:
+def test_every_way_in_names_the_command(untouched: tuple[str, State]) -> None:
+    url, _ = untouched
     with pytest.raises(qf.SchemaMissing, match="the old database module; run: qforge db adopt"):
-        qf.connect(old_url)
+        qf.connect(url)
     with pytest.raises(qf.SchemaMissing, match="qforge db adopt"):
-        qf.connect(old_url, user_id=ALICE)
+        qf.connect(url, user_id=ALICE)
     with pytest.raises(qf.SchemaMissing, match="qforge db adopt"):
-        schema.upgrade(engine_of(old_url))
-    health = check_db_health(engine_of(old_url))
+        schema.upgrade(engine_of(url))
+    health = check_db_health(engine_of(url))
     assert (health.status, health.tables_exist) == ("unhealthy", False)
     assert "qforge db adopt" in health.message
-    with engine_of(old_url).connect() as connection:
+    with engine_of(url).connect() as connection:
         assert schema.status(connection).old_module
 
 
-def test_setup_database_does_not_touch_the_old_tables(old_url: str) -> None:
-    before = state(old_url)
+def test_setup_database_does_not_touch_the_old_tables(untouched: tuple[str, State]) -> None:
+    url, before = untouched
     with contextlib.closing(contextlib.ExitStack()) as stack:
         stack.callback(database.close_db)
         with pytest.raises(qf.SchemaMissing, match="qforge db adopt"):
-            database.setup_database(old_url)
-    assert state(old_url) == before
+            database.setup_database(url)
+    assert state(url) == before
 
 
 def test_a_new_database_is_not_taken_for_an_old_one(database_url: str, empty_database_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import create_engine
 
 import qforge_sdk as qf
 from qforge_sdk.db.adopt import adopt, run, structures
+from tests.fixtures.catalog import TABLES
 from tests.fixtures.databases import DatabasesOf
 from tests.fixtures.old_module import OldModule, connected, engine_of, fetch
 from tests.fixtures.tenants import ALICE
@@ -43,12 +45,19 @@ def test_owners_written_as_text(make: Make) -> None:
         f"UPDATE public.molecules SET user_id = '{str(ALICE).upper()}' WHERE id = 1",
         "UPDATE public.molecules SET user_id = 'alice' WHERE id = 2",
         f"UPDATE public.molecules SET user_id = '{ALICE.hex}' WHERE id = 3",
+        "ALTER TABLE public.atomic_properties ALTER COLUMN user_id TYPE text",
+        "UPDATE public.atomic_properties SET user_id = 'bob' WHERE id = 1",
     )
     report = adopt(engine_of(url), dry_run=False)
     found = dict(fetch(url, "SELECT id, user_id FROM molecules WHERE id <= 3"))  # type: ignore[arg-type]
     assert found == {1: ALICE, 2: None, 3: ALICE}
     wrong = report.doubts[report.doubts.code == "wrong_type"]
-    assert wrong[["table", "id", "column", "value"]].to_numpy().tolist() == [["molecules", 2, "user_id", "alice"]]
+    assert wrong[["table", "id", "column", "value"]].to_numpy().tolist() == [
+        ["molecules", 2, "user_id", "alice"],
+        ["atomic_properties", 1, "user_id", "bob"],
+    ]
+    kept = fetch(url, "SELECT metadata->'adopted'->'doubts'->0->>'value' FROM atomic_properties LIMIT 1")
+    assert kept[0][0] == "bob"
 
 
 def test_numbers_of_other_types_and_domains(make: Make) -> None:
@@ -156,6 +165,21 @@ def test_a_pooled_connection_keeps_nothing_of_it(make: Make) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql(ask).one() == before
     engine.dispose()
+
+
+def test_an_adopted_database_is_exported_and_restored(make: Make, database_url: str, tmp_path: Path) -> None:
+    url = make("UPDATE public.molecules SET smiles = 'broken((' WHERE id = 4")
+    adopt(engine_of(url), dry_run=False)
+    with qf.connect(url) as client:
+        client.export(tmp_path / "export")
+        event = client.events.get(1)
+    assert (event.service, event.event_type) == ("xTB_runner", "calculation_completed")
+    with qf.connect(database_url) as client:
+        client.restore(tmp_path / "export")
+        assert client.molecules.unresolved().id.tolist() == [4]
+    for table in TABLES[:-1]:
+        query = f"SELECT t::text FROM {table} AS t ORDER BY 1"
+        assert fetch(url, query) == fetch(database_url, query)
 
 
 def test_smiles_are_validated_chunk_by_chunk(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,8 +92,9 @@ _REPLACED: Final = """
            format('ALTER PUBLICATION %%I ADD TABLE %%s', p.pubname, old.oid::regclass)
     FROM old JOIN pg_publication_rel AS r ON r.prrelid = old.oid JOIN pg_publication AS p ON p.oid = r.prpubid
     UNION ALL
-    SELECT old.relname, 'grant', pg_get_userbyid(g.grantee), string_agg(g.privilege_type, ', ' ORDER BY 1)
-    FROM old, aclexplode(old.relacl) AS g WHERE g.grantee NOT IN (0, old.relowner) GROUP BY old.relname, g.grantee
+    SELECT old.relname, 'grant', CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(g.grantee) END,
+           string_agg(g.privilege_type, ', ' ORDER BY g.privilege_type)
+    FROM old, aclexplode(old.relacl) AS g WHERE g.grantee <> old.relowner GROUP BY old.relname, g.grantee
     UNION ALL
     SELECT old.relname, 'comment', coalesce(a.attname::text, old.relname), d.description
     FROM old JOIN pg_description AS d ON d.classoid = 'pg_class'::regclass AND d.objoid = old.oid

@@ -126,9 +126,20 @@ def record_aside(cursor: Cursor, table: OldTable) -> None:
     cursor.execute(_Moving(table, STEPS[table.name]).aside_events())
 
 
-def _as_json(column: OldColumn, alias: str = "o") -> Composable:
+def extra_columns(table: OldTable) -> Composable:
+    """Values of the columns that the new table lacks, by name; null where there are none."""
+    if not table.extra:
+        return SQL("NULL::jsonb")
+    pairs = SQL(", ").join(
+        SQL("({}, {}, {} IS NOT NULL)").format(Literal(column.name), _as_json(column), Identifier("o", column.name))
+        for column in table.extra
+    )
+    return SQL("(SELECT jsonb_object_agg(k, v) FROM (VALUES {}) AS e (k, v, there) WHERE there)").format(pairs)
+
+
+def _as_json(column: OldColumn) -> Composable:
     """A value of any type as jsonb, text where it is json that jsonb refuses."""
-    value = Identifier(alias, column.name)
+    value = Identifier("o", column.name)
     if column.type == "json":
         return SQL("coalesce(pg_temp.adoption_jsonb({v}), to_jsonb({v}::text))").format(v=value)
     return SQL("to_jsonb({})").format(value)
@@ -203,12 +214,13 @@ class _Moving:
         """Copy what stays."""
         columns = self.columns()
         return self._fill(
-            "INSERT INTO public.{name} ({columns}) SELECT {values} FROM {source} {extra} "
+            "INSERT INTO public.{name} ({columns}) SELECT {values} FROM {source} "
+            "CROSS JOIN LATERAL (SELECT {extra} AS columns) AS x "
             "LEFT JOIN ({kept}) AS d ON d.id = o.id WHERE {stays} ORDER BY o.id",
             name=Identifier(self.table.name),
             columns=names(columns),
             values=SQL(", ").join(columns.values()),
-            extra=self._extra(),
+            extra=extra_columns(self.table),
             kept=self._fill(_KEPT),
         )
 
@@ -243,13 +255,12 @@ class _Moving:
 
     def _lines_of_rules(self) -> Iterator[tuple[Any, ...]]:
         for name, value, fault, when in self.table.faults():
-            if name not in self.step.instead:
-                yield name, value, Literal(fault.code), Literal(fault.reason), when
+            yield name, value, Literal(fault.code), Literal(fault.reason), when
 
     def _lines_of_step(self) -> Iterator[tuple[Any, ...]]:
         for line in self.step.lines:
-            value = self._fill(line.value or f"{{{line.column}}}")
-            yield line.column, SQL("({})::text").format(value), *map(self._fill, (line.code, line.reason, line.when))
+            value = SQL("({})::text").format(self.table.cast(line.column))
+            yield line.column, value, *map(self._fill, (line.code, line.reason, line.when))
 
     def _note(self, column: str, when: str | Composable, code: str, reason: str) -> Composable:
         return self._fill(
@@ -260,20 +271,6 @@ class _Moving:
             reason=Literal(reason),
             when=self._fill(when) if isinstance(when, str) else when,
         )
-
-    def _extra(self) -> Composable:
-        if not self.table.extra:
-            return SQL("CROSS JOIN (SELECT NULL::jsonb AS columns) AS x")
-        pairs = SQL(", ").join(
-            SQL("({}, {}, {})").format(
-                Literal(column.name), _as_json(column), Identifier("o", column.name) + SQL(" IS NOT NULL")
-            )
-            for column in self.table.extra
-        )
-        return SQL(
-            "CROSS JOIN LATERAL (SELECT jsonb_object_agg(k, v) AS columns FROM (VALUES {}) AS e (k, v, there) "
-            "WHERE there) AS x"
-        ).format(pairs)
 
     def _listed(self, templates: list[str]) -> Composable:
         return SQL(", ").join(map(self._fill, templates))

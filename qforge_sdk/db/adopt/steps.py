@@ -19,15 +19,12 @@ class Line:
         Condition.
     code, reason
         SQL expressions.
-    value
-        SQL expression for the old value; the old column by default.
     """
 
     column: str
     when: str
     code: str
     reason: str
-    value: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from psycopg2.sql import SQL, Composable, Identifier, Literal
 
-from qforge_sdk.db.adopt.move import Moved
+from qforge_sdk.db.adopt.move import Moved, extra_columns
 from qforge_sdk.db.adopt.old_tables import OldTable
 from qforge_sdk.db.adopt.rules import JSON, RULES
 from qforge_sdk.db.adopt.steps import STEPS
@@ -82,6 +82,9 @@ def _differences(table: OldTable) -> Iterator[Composable]:
             now, before = SQL("{} - 'adopted'").format(now), SQL("({})::jsonb - 'adopted'").format(before)
         told = SQL(_TOLD).format(entity=Literal(table.name), column=Literal(rule.name))
         yield SQL("({} IS DISTINCT FROM {} AND {})").format(now, before, told)
+    if table.extra:
+        kept = SQL("n.{} -> 'adopted' -> 'columns'").format(Identifier(step.account_in))
+        yield SQL("{} IS DISTINCT FROM {}").format(kept, extra_columns(table))
     if table.name == "molecules":
         yield SQL("n.input_smiles IS DISTINCT FROM {}").format(table.cast("smiles"))
     elif "user_id" in step.instead:
