@@ -73,6 +73,25 @@ def test_numbers_of_other_types_and_domains(make: Make) -> None:
     assert tuple(row) == (-9.1234, 0.10000000149011612, 0.0)
 
 
+def test_extra_columns_of_any_name_and_type(make: Make) -> None:
+    odd = 'odd {x} %s "" name'
+    url = make(
+        f'ALTER TABLE public.molecules ADD COLUMN "{odd}" text[], ADD COLUMN raw json, ADD COLUMN score real',
+        f"UPDATE public.molecules SET \"{odd}\" = '{{a,b}}', score = 'NaN' WHERE id = 1",
+        r"""UPDATE public.molecules SET raw = '{"a": "\u0000"}' WHERE id = 1""",
+        "UPDATE public.molecules SET raw = '[1, 2]' WHERE id = 2",
+    )
+    report = adopt(engine_of(url), dry_run=False)
+    kept = dict(fetch(url, "SELECT id, metadata->'adopted' FROM molecules ORDER BY id"))  # type: ignore[arg-type]
+    assert kept[1] == {
+        "columns": {odd.replace('""', '"'): ["a", "b"], "raw": '{"a": "\\u0000"}', "score": "NaN"}
+    }  # fmt: skip
+    assert kept[2] == {"columns": {"raw": [1, 2]}}
+    assert kept[3] is None
+    told = report.doubts[report.doubts.code == "extra_column"].set_index("column").value
+    assert told.to_dict() == {odd.replace('""', '"'): "1", "raw": "2", "score": "1"}
+
+
 def test_keys_by_identity_go_on(make: Make) -> None:
     url = make(
         "ALTER TABLE public.calculations ALTER COLUMN id DROP DEFAULT, "
