@@ -1,4 +1,4 @@
-"""Install what the tests need and pip cannot bring: PostgreSQL 15, PgBouncer, xtb and Chromium, from Debian's packages.
+"""Install what the tests need and pip cannot bring: PostgreSQL 15, PgBouncer, xtb, Chromium, from Debian's packages.
 
 PostgreSQL 16 and 18 come with the embedded server's wheel.
 """
