@@ -43,7 +43,7 @@ def provenance(
     facts = {
         "engine": engine.name,
         "options": _options(engine),
-        "program": result.xtb_version,
+        "program": program_of(result.xtb_version),
         "parameters": dataclasses.asdict(parameters),
         "conformer": None if conformer is None else dict(conformer.provenance),
         "input_geometry": None if start is None else pack_geometry(start),
@@ -52,6 +52,11 @@ def provenance(
         "doubts": [doubt.as_json() for doubt in result.doubts],
     }
     return {name: fact for name, fact in facts.items() if fact not in (None, {}, [])}
+
+
+def program_of(version: str | None) -> str | None:
+    """Program and version from the column ``xtb_version``, which names the program only where it is not xtb."""
+    return version if version is None or " " in version else f"xtb {version}"
 
 
 def pack_geometry(geometry: Geometry) -> dict[str, Any]:
@@ -101,6 +106,5 @@ def xyz_hash(geometry: Geometry) -> str:
 
 
 def _options(engine: Engine) -> dict[str, Any]:
-    if not dataclasses.is_dataclass(engine):
-        return {}
-    return {name: value for name, value in dataclasses.asdict(engine).items() if value is not None}
+    values = {name: getattr(engine, name) for name in getattr(engine, "__dataclass_fields__", ())}
+    return {name: value for name, value in values.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -38,6 +39,8 @@ _ONE_THREAD: Final = dict.fromkeys(
 )
 # xtb keeps its arrays on the stack; a dump of its memory helps nobody.
 _START: Final = 'ulimit -c 0; ulimit -s unlimited 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$@"'
+# After an optimisation xtbout.json still holds the dipole of the first geometry.
+_EXPECTED: Final = ("dipole_differs",)
 _TAIL_CHARACTERS: Final = 4000
 _LOG: Final = "xtb_stdout.log"
 _ERRORS: Final = "xtb_stderr.log"
@@ -123,7 +126,8 @@ class XtbEngine:
         Returns
         -------
         XtbResult
-            What the job-folder reader makes of the run's folder.
+            What the job-folder reader makes of the run's folder; the dipole of an optimised geometry has the three
+            decimals of the log, and GFN0-xTB has none there.
 
         Raises
         ------
@@ -149,7 +153,14 @@ class XtbEngine:
             name, text = input_file(geometry, parameters.method)
             (run.path / name).write_text(text, encoding="utf-8")
             run.execute([program, *arguments], timeout)
-            return run.result(parameters, charge)
+            result = run.result(parameters, charge)
+        return dataclasses.replace(
+            result,
+            # As they were given: coord holds them in bohr.
+            input_geometry=geometry,
+            geometry=result.geometry if parameters.optimize else geometry,
+            doubts=tuple(doubt for doubt in result.doubts if not parameters.optimize or doubt.code not in _EXPECTED),
+        )
 
 
 def find_program(program: str | None = None) -> str:
