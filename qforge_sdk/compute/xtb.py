@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.chem.run_folder import Run, read_run
-from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, hydrogen
+from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, check_positive, hydrogen
 from qforge_sdk.compute.engine import Parameters
 from qforge_sdk.config import Settings
 from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidInput
@@ -75,10 +75,12 @@ class XtbEngine:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise InvalidInput(
-                f"xtb has no optimisation level {self.level!r}{did_you_mean(self.level, list(LEVELS))}",
+                f"xtb has no optimisation level {self.level!r}{did_you_mean(str(self.level), list(LEVELS))}",
                 field="level",
                 value=self.level,
             )
+        if self.max_steps is not None:
+            check_positive("max_steps", self.max_steps, whole=True)
 
     def check(self, parameters: Parameters) -> None:
         """Refuse parameters that are not this engine's, by a run on hydrogen.

@@ -309,6 +309,11 @@ def test_an_unknown_option_of_an_engine_names_the_nearest():
         get_engine("tblite", max_step=3)
 
 
+def test_what_an_engine_is_cannot_be_set_by_an_option():
+    with pytest.raises(InvalidInput, match="no option 'methods'"):
+        get_engine("tblite", methods=("B3LYP",))
+
+
 def test_an_unknown_optimisation_level_names_the_nearest():
     with pytest.raises(InvalidInput, match="did you mean 'tight'"):
         get_engine("xtb", level="tigt")
