@@ -23,7 +23,7 @@ from qforge_sdk.config import Settings
 from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidInput
 from qforge_sdk.quantities import BOHR_IN_ANGSTROM, did_you_mean
 
-LEVELS: Final = ("crude", "sloppy", "loose", "normal", "tight", "verytight", "extreme")
+LEVELS: Final = ("crude", "sloppy", "loose", "lax", "normal", "tight", "vtight", "verytight", "extreme")
 """xtb's optimisation levels; ``normal`` ends at 5e-6 hartree and a gradient norm of 1e-3 hartree/bohr."""
 
 _METHODS: Final = {
