@@ -19,8 +19,10 @@ from qforge_sdk.errors import ComputationFailed, InvalidInput
 SEED: Final = 42
 """Seed of RDKit's random numbers where none is given."""
 
+DECIMALS: Final = 6
+"""Of positions in angstrom: a millionth of one changes an energy by less than 1e-7 hartree."""
+
 _EMBED_SECONDS: Final = 60
-_DECIMALS: Final = 6
 _FORCE_FIELD_STEPS: Final = 5000
 _STRETCHED_ANGSTROM: Final = 0.15
 # Distances in units of the sum of covalent radii. Bonds of sound molecules lie between 0.78 (CO) and 1.13 (H2), the
@@ -67,7 +69,9 @@ class _Relaxed(NamedTuple):
     converged: list[bool]
 
 
-def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1) -> Conformer:
+def geometry_from_smiles(
+    smiles: str, *, seed: int = SEED, n_conformers: int = 1, decimals: int = DECIMALS
+) -> Conformer:
     """A three-dimensional structure of a molecule; the same SMILES and seed give the same bits.
 
     ETKDGv3 makes the conformers (from random coordinates where it finds none otherwise), MMFF94 relaxes them, or UFF
@@ -83,6 +87,8 @@ def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1
         Of RDKit's random numbers, 0 or more.
     n_conformers
         How many to choose from.
+    decimals
+        To which positions in angstrom are rounded, so that the last bits of another machine do not show.
 
     Returns
     -------
@@ -116,8 +122,8 @@ def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1
     positions = found.molecule.GetConformer(chosen).GetPositions()
     symbols = tuple(atom.GetSymbol() for atom in found.molecule.GetAtoms())
     return Conformer(
-        # Rounded so that another machine's last bit does not show. Adding zero turns -0.0, which prints differently.
-        Geometry(symbols, np.round(positions, _DECIMALS) + 0.0, comment=valid.smiles),
+        # Adding zero turns -0.0 into 0.0, which prints differently.
+        Geometry(symbols, np.round(positions, decimals) + 0.0, comment=valid.smiles),
         charge=valid.charge,
         unpaired_electrons=_unpaired(found.molecule),
         provenance={
