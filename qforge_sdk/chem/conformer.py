@@ -106,9 +106,10 @@ def geometry_from_smiles(
 
     References
     ----------
-    S. Wang, J. Witek, G. A. Landrum, S. Riniker, J. Chem. Inf. Model. 2020, 60, 2044, doi:10.1021/acs.jcim.0c00025
-    T. A. Halgren, J. Comput. Chem. 1996, 17, 490, doi:10.1002/(SICI)1096-987X(199604)17:5/6<490::AID-JCC1>3.0.CO;2-P
-    A. K. Rappe et al., J. Am. Chem. Soc. 1992, 114, 10024, doi:10.1021/ja00051a040
+    * S. Wang, J. Witek, G. A. Landrum, S. Riniker, J. Chem. Inf. Model. 2020, 60, 2044, doi:10.1021/acs.jcim.0c00025
+    * T. A. Halgren, J. Comput. Chem. 1996, 17, 490,
+      doi:10.1002/(SICI)1096-987X(199604)17:5/6<490::AID-JCC1>3.0.CO;2-P
+    * A. K. Rappé et al., J. Am. Chem. Soc. 1992, 114, 10024, doi:10.1021/ja00051a040
     """
     for name, value, least in (("seed", seed, 0), ("n_conformers", n_conformers, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

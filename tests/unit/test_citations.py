@@ -38,8 +38,8 @@ def test_several_levels_are_counted_the_most_frequent_first():
     found = qf.cite(frame(*rows, optimized=[True, False, True, False]))
     assert found.text.splitlines()[0] == (
         "4 calculations were carried out with GFN2-xTB [1] (3) and GFN-FF [2] (1), in the gas phase (3) and in "
-        "implicit solvent by ALPB [3] (water) (1), using tblite 0.8.0 [4] (2), xtb 6.5.1 [5] (1) and "
-        "xtb 6.7.1 [5] (1). 2 geometries were optimised by BFGS as implemented in ASE [6] and by the optimiser of xtb."
+        "implicit solvent by ALPB [3] (water) (1), using tblite 0.8.0 [4] (2), xtb 6.5.1 [5] (1) and xtb 6.7.1 [5] "
+        "(1). 2 geometries were optimised by BFGS as implemented in ASE [6] and by the optimiser of xtb."
     )
 
 

@@ -137,11 +137,30 @@ def test_a_hessian_counts_imaginary_modes():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_atom_without_homo_or_lumo_has_no_gap(name: str):
-    hydrogen = engine(name).run(of("[H]"), unpaired_electrons=1)
+def test_a_proton_has_no_homo_and_so_no_gap(name: str):
     proton = engine(name).run(of("[H+]"), charge=1)
+    assert proton.energy == pytest.approx(0.229552, abs=1e-5)
+    assert (proton.homo, proton.gap) == (None, None)
+
+
+def test_a_hydrogen_atom_has_no_lumo_and_so_no_gap():
+    hydrogen = engine("tblite").run(of("[H]"), unpaired_electrons=1)
     assert hydrogen.homo == pytest.approx(-10.7072, abs=1e-3)
-    assert (hydrogen.lumo, hydrogen.gap, proton.homo, proton.gap) == (None, None, None, None)
+    assert (hydrogen.lumo, hydrogen.gap) == (None, None)
+
+
+@pytest.mark.parametrize(("smiles", "method", "unpaired"), [("[He]", "GFN1-xTB", 0), ("[HH]", "GFN2-xTB", 2)])
+def test_xtb_s_energy_is_not_taken_where_no_orbital_is_empty(smiles: str, method: str, unpaired: int):
+    error = failure("xtb", of(smiles), unpaired_electrons=unpaired, parameters=Parameters(method))
+    assert (error.code, "no orbital is empty" in str(error)) == ("engine_error", True)
+    assert engine("tblite").run(of(smiles), unpaired_electrons=unpaired, parameters=Parameters(method)).energy < 0
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_atom_is_optimised_where_it_is(name: str):
+    result = engine(name).run(of("[Ne]"), parameters=Parameters(optimize=True))
+    assert result.optimized
+    np.testing.assert_array_equal(result.geometry.positions, of("[Ne]").positions)
 
 
 @pytest.mark.parametrize("name", ENGINES)
