@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ def geometry_from_smiles(
     InvalidSmiles
         RDKit refuses the SMILES.
     InvalidInput
-        ``seed`` is below 0, or ``n_conformers`` below 1.
+        ``seed`` is below 0, ``n_conformers`` below 1, or ``decimals`` below 3.
 
     References
     ----------
@@ -111,9 +112,8 @@ def geometry_from_smiles(
       doi:10.1002/(SICI)1096-987X(199604)17:5/6<490::AID-JCC1>3.0.CO;2-P
     * A. K. Rappé et al., J. Am. Chem. Soc. 1992, 114, 10024, doi:10.1021/ja00051a040
     """
-    for name, value, least in (("seed", seed, 0), ("n_conformers", n_conformers, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidInput(f"{name} is a whole number from {least} on, not {value!r}", field=name, value=value)
+    for name, value, least in (("seed", seed, 0), ("n_conformers", n_conformers, 1), ("decimals", decimals, 3)):
+        _require_whole(name, value, least)
     valid = validate_here(smiles)
     with rdBase.BlockLogs():
         # Every spelling gives the same geometry.
@@ -124,14 +124,14 @@ def geometry_from_smiles(
     symbols = tuple(atom.GetSymbol() for atom in found.molecule.GetAtoms())
     return Conformer(
         # Adding zero turns -0.0 into 0.0, which prints differently.
-        Geometry(symbols, np.round(positions, decimals) + 0.0, comment=valid.smiles),
+        Geometry(symbols, np.round(positions, int(decimals)) + 0.0, comment=valid.smiles),
         charge=valid.charge,
         unpaired_electrons=_unpaired(found.molecule),
         provenance={
             "generator": "ETKDGv3",
             "random_coordinates": random,
-            "seed": seed,
-            "n_conformers": n_conformers,
+            "seed": int(seed),
+            "n_conformers": int(n_conformers),
             "n_embedded": found.molecule.GetNumConformers(),
             "chosen": chosen,
             "force_field": found.force_field,
@@ -141,6 +141,14 @@ def geometry_from_smiles(
             "rdkit_version": rdkit.__version__,
         },
     )
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    # RDKit keeps them in 32 bits.
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**31:
+        raise InvalidInput(
+            f"{name} is a whole number from {least} to 2147483647, not {value!r}", field=name, value=value
+        )
 
 
 def _with_polyhedra(molecule: Chem.Mol) -> Chem.Mol:
@@ -167,13 +175,13 @@ def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, 
     reasons: list[str] = []
     for random in (False, True):
         parameters: Any = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed
+        parameters.randomSeed = int(seed)
         parameters.numThreads = 1
         parameters.timeout = _EMBED_SECONDS
         parameters.trackFailures = True
         parameters.useRandomCoords = random
         try:
-            rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)
+            rdDistGeom.EmbedMultipleConfs(molecule, int(n_conformers), parameters)
             if molecule.GetNumConformers():
                 return molecule, random
         except (RuntimeError, ValueError) as exc:

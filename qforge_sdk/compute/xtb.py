@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -347,10 +348,15 @@ def _parameter_path(program: Path) -> str:
     return given or str(program.resolve().parent.parent / "share" / "xtb")
 
 
-def _dying_with_us() -> list[str]:
-    """So that a killed worker leaves no xtb behind."""
+@cache
+def _dying_with_us() -> tuple[str, ...]:
+    """So that a killed worker leaves no xtb behind, where the system has a program for it."""
     setpriv = shutil.which("setpriv")
-    return [] if setpriv is None else [setpriv, "--pdeathsig", "KILL"]
+    if setpriv is None:
+        return ()
+    # That of busybox has no such option.
+    described = subprocess.run([setpriv, "--help"], capture_output=True, check=False).stdout  # noqa: S603
+    return (setpriv, "--pdeathsig", "KILL") if b"--pdeathsig" in described else ()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

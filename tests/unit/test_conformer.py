@@ -269,7 +269,8 @@ def test_an_inverted_double_bond_is_not_the_molecule():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("seed", -1), ("seed", 1.5), ("n_conformers", 0), ("n_conformers", True)]
+    ("argument", "value"),
+    [("seed", -1), ("seed", 1.5), ("n_conformers", 0), ("n_conformers", True), ("seed", 2**31), ("decimals", 1)],
 )
 def test_numbers_that_make_no_sense_are_refused(argument: str, value: object):
     with pytest.raises(InvalidInput, match=argument) as caught:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,10 @@ def xtb_processes(parent: int) -> list[int]:
         ("tblite", Parameters(accuracy=0.0), "accuracy", "above 0"),
         ("xtb", Parameters(electronic_temperature=float("nan")), "electronic_temperature", "above 0"),
         ("xtb", Parameters(max_iterations=True), "max_iterations", "above 0"),
+        ("tblite", Parameters(max_iterations=10**12), "max_iterations", "whole number"),
+        ("xtb", Parameters(solvation="ALPB", solvent="--opt"), "solvent", "no name of a solvent"),
+        ("xtb", Parameters(solvation="ALPB", solvent="none"), "solvent", "no name of a solvent"),
+        ("tblite", Parameters(solvation="ALPB", solvent="éther"), "solvent", "no name of a solvent"),
     ],
 )
 def test_parameters_that_an_engine_lacks_are_refused(name: str, parameters: Parameters, field: str, words: str):
@@ -316,6 +321,24 @@ def test_parameters_that_an_engine_lacks_are_refused(name: str, parameters: Para
 def test_parameters_that_an_engine_has_pass_its_check(name: str, solvation: str | None):
     solvent = None if solvation is None else "Water"
     engine(name).check(Parameters("GFN1-xTB", solvation=solvation, solvent=solvent, optimize=True))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("geometry", "charge", "field"),
+    [(Geometry((), np.zeros((0, 3))), 0, "geometry"), (WATER, 0.5, "charge"), (WATER, True, "charge")],
+)
+def test_what_is_no_molecule_is_refused(name: str, geometry: Geometry, charge: Any, field: str):
+    with pytest.raises(InvalidInput) as caught:
+        engine(name).run(geometry, charge=charge)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_numbers_of_numpy_are_numbers(name: str):
+    parameters = Parameters(max_iterations=np.int64(250), accuracy=np.float64(1.0))  # type: ignore[arg-type]
+    result = engine(name).run(WATER, charge=np.int64(1), unpaired_electrons=np.int64(1), parameters=parameters)
+    assert result.energy == pytest.approx(-4.3976, abs=1e-3)
 
 
 def test_an_unknown_engine_names_the_nearest():
@@ -466,22 +489,34 @@ def test_a_program_s_own_threads_are_given_back():
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"3\n"
 
 
+def test_threads_take_turns():
+    molecules = [of(smiles) for smiles in ("CCO", "c1ccccc1", "CC(=O)O", "CCCCCC")]
+    alone = [engine("tblite").run(molecule).energy.hex() for molecule in molecules]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda molecule: engine("tblite").run(molecule).energy.hex(), molecules * 10))
+    assert together == alone * 10
+
+
 # Tables
 
 
-@pytest.mark.parametrize("method", ["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB"])
-def test_valence_electrons_are_those_that_tblite_counts(method: str):
-    pairs = [(number, number) for number in range(1, 87)]
+# All of GFN2-xTB's elements, and the ends of the blocks for the others.
+ENDS = [1, 2, 3, 10, 11, 18, 19, 21, 29, 30, 36, 47, 48, 54, 57, 71, 72, 79, 80, 86]
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"), [("GFN2-xTB", list(range(1, 87))), ("GFN1-xTB", ENDS), ("IPEA1-xTB", ENDS)]
+)
+def test_valence_electrons_are_those_that_tblite_counts(method: str, numbers: list[int]):
     counted = {}
-    for number, other in pairs:
-        # Two atoms always have an even number of electrons; one SCF cycle is enough to count them.
-        calculator = Calculator(
-            method, np.array([number, other]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]]), 0.0, 0
-        )
-        calculator.set("verbosity", 0)
-        calculator.set("temperature", 0.05)
+    for number in numbers:
+        # Two atoms always have an even number of electrons, and hot ones converge.
+        pair = np.array([number, number]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]])
+        calculator = Calculator(method, *pair, 0.0, 0)
+        for name, value in (("verbosity", 0), ("temperature", 0.05), ("accuracy", 1000.0)):
+            calculator.set(name, value)
         counted[number] = round(calculator.singlepoint().get("orbital-occupations").sum()) // 2
-    assert counted == {number: valence_electrons(number) for number in counted}
+    assert counted == {number: valence_electrons(number) for number in numbers}
 
 
 def test_elements_beyond_radon_have_no_valence_electrons():
