@@ -153,7 +153,7 @@ class TbliteEngine:
             gap=None if homo is None or lumo is None else lumo - homo,
             dipole=ATOMIC_DIPOLE_IN_DEBYE * float(np.linalg.norm(molecule.get("dipole"))),
             total_charge=float(charge),
-            unpaired_electrons=unpaired_electrons,
+            unpaired_electrons=int(unpaired_electrons),
             method=parameters.method,
             solvation=parameters.solvation,
             solvent=None if parameters.solvent is None else parameters.solvent.lower(),

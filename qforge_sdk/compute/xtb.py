@@ -218,12 +218,8 @@ def xtb_arguments(
     arguments += ["--chrg", str(charge), "--uhf", str(unpaired_electrons)]
     if parameters.solvation is not None and parameters.solvent is not None:
         arguments += [_SOLVATIONS[parameters.solvation], parameters.solvent.lower()]
-    arguments += [
-        "--acc",
-        repr(float(parameters.accuracy)),
-        "--etemp",
-        repr(float(parameters.electronic_temperature)),
-    ]
+    for option, value in (("--acc", parameters.accuracy), ("--etemp", parameters.electronic_temperature)):
+        arguments += [option, repr(float(value))]
     arguments += ["--iterations", str(parameters.max_iterations)]
     task = _TASKS.get((parameters.optimize, parameters.hessian))
     if task is not None:

@@ -245,7 +245,7 @@ def test_an_xtb_that_somebody_kills_is_a_failure_that_names_the_signal():
 def test_a_worker_that_is_killed_takes_its_xtb_with_it(tmp_path: Path):
     code = (
         "from qforge_sdk.chem import geometry_from_smiles; from qforge_sdk.compute import *\n"
-        "geometry = geometry_from_smiles('C' * 40).geometry\n"
+        "geometry = geometry_from_smiles('C' * 28).geometry\n"
         "get_engine('xtb').run(geometry, parameters=Parameters(optimize=True, hessian=True))"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
