@@ -152,7 +152,8 @@ _METHODS: Final = {
 _SOLVATIONS: Final = {"ALPB": "ehlert2021", "GBSA": "ehlert2021", "COSMO": "klamt1993", "ddCOSMO": "nottoli2024",
                       "ddCPCM": "nottoli2024", "ddPCM": "nottoli2024"}  # fmt: skip
 _PROGRAMS: Final = {"xtb": "bannwarth2021", "tblite": "katbashev2025"}
-_GEOMETRIES: Final = {"ETKDGv3": "wang2020", "MMFF94": "halgren1996", "UFF": "rappe1992"}
+_GENERATORS: Final = {"ETKDGv3": "ETKDGv3 {wang2020}", "DG": "distance geometry"}
+_FORCE_FIELDS: Final = {"MMFF94": "halgren1996", "UFF": "rappe1992"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,14 +269,14 @@ def _geometries(df: pd.DataFrame, notes: list[str]) -> str:
     if not recipes:
         return ""
     described = _listed(
-        (f"{generator} {{{_GEOMETRIES[generator]}}}{_relaxed(force_field)} in {program} {{rdkit}}", count)
+        (f"{_GENERATORS[generator]}{_relaxed(force_field)} in {program} {{rdkit}}", count)
         for (generator, force_field, program), count in sorted(recipes.items(), key=lambda item: -item[1])
     )
     return f"Geometries were generated with {described}."
 
 
 def _relaxed(force_field: str) -> str:
-    return f" and {force_field} {{{_GEOMETRIES[force_field]}}}" if force_field in _GEOMETRIES else ""
+    return f" and {force_field} {{{_FORCE_FIELDS[force_field]}}}" if force_field else ""
 
 
 def _recipe(metadata: Any) -> tuple[str, str, str] | None:
@@ -289,10 +290,11 @@ def _recipe(metadata: Any) -> tuple[str, str, str] | None:
         version = conformer.get("rdkit_version")
     else:
         words, version = str(metadata.get("geometry", "")).split(", "), metadata.get("rdkit")
-    if "ETKDGv3" not in words:
+    generator = next((name for name in _GENERATORS if name in words), None)
+    if generator is None:
         return None
-    force_field = next((name for name in ("MMFF94", "UFF") if name in words), "")
-    return "ETKDGv3", force_field, f"RDKit {version}" if version else "RDKit"
+    force_field = next((name for name in _FORCE_FIELDS if name in words), "")
+    return generator, force_field, f"RDKit {version}" if version else "RDKit"
 
 
 def _media(df: pd.DataFrame) -> pd.Series[Any]:

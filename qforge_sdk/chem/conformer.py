@@ -50,15 +50,51 @@ class Conformer:
     unpaired_electrons
         Sum of radical electrons; of a bare lanthanide ion only those outside its f shell, which belongs to the core.
     provenance
-        JSON: ``generator``, ``random_coordinates``, ``seed``, ``n_conformers`` (asked for), ``n_embedded``,
-        ``chosen`` (from 0), ``force_field`` (MMFF94, UFF or null), ``energy`` of the chosen one in ``energy_unit``,
-        ``relaxed`` (whether the force field reached its minimum), ``rdkit_version``.
+        JSON: ``generator`` (ETKDGv3, or DG for distance geometry without torsions), ``random_coordinates``, ``seed``,
+        ``n_conformers`` (asked for), ``n_embedded``, ``chosen`` (from 0), ``force_field`` (MMFF94, UFF or null),
+        ``energy`` of the chosen one in ``energy_unit``, ``relaxed`` (whether the force field reached its minimum),
+        ``rdkit_version``.
     """
 
     geometry: Geometry
     charge: int
     unpaired_electrons: int
     provenance: Mapping[str, Any]
+
+
+class _Attempt(NamedTuple):
+    """One way to embed a molecule."""
+
+    knowledge: bool
+    random_coordinates: bool
+    tries: int
+
+    @property
+    def generator(self) -> str:
+        return "ETKDGv3" if self.knowledge else "DG"
+
+    def parameters(self, seed: int) -> Any:
+        parameters: Any = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = seed
+        parameters.numThreads = 1
+        parameters.timeout = _EMBED_SECONDS
+        parameters.trackFailures = True
+        parameters.useRandomCoords = self.random_coordinates
+        parameters.useExpTorsionAnglePrefs = self.knowledge
+        parameters.useBasicKnowledge = self.knowledge
+        parameters.maxIterations = self.tries
+        return parameters
+
+
+# Nearly every molecule needs the first only, long chains the second. What is bent against all experience, such as
+# fullerenes and paracyclophanes, needs distance geometry without torsions. 0 tries are ten for each atom.
+_ATTEMPTS: Final = (
+    _Attempt(knowledge=True, random_coordinates=False, tries=50),
+    _Attempt(knowledge=True, random_coordinates=True, tries=50),
+    _Attempt(knowledge=False, random_coordinates=False, tries=50),
+    _Attempt(knowledge=False, random_coordinates=True, tries=50),
+    _Attempt(knowledge=True, random_coordinates=True, tries=0),
+)
 
 
 class _Relaxed(NamedTuple):
@@ -75,10 +111,10 @@ def geometry_from_smiles(
 ) -> Conformer:
     """A three-dimensional structure of a molecule; the same SMILES and seed give the same bits.
 
-    ETKDGv3 makes the conformers (from random coordinates where it finds none otherwise), MMFF94 relaxes them, or UFF
-    where MMFF94 has no parameters; where neither has, they stay as they are. The one of lowest energy is taken whose
-    atoms do not clash and whose stereochemistry is that of the SMILES. Molecules joined by dots are put side by side
-    before they are relaxed together.
+    ETKDGv3 makes the conformers, from random coordinates or by plain distance geometry where it finds none otherwise.
+    MMFF94 relaxes them, or UFF where MMFF94 has no parameters; where neither has, they stay as they are. The one of
+    lowest energy is taken whose atoms do not clash and whose stereochemistry is that of the SMILES. Molecules joined
+    by dots are put side by side before they are relaxed together.
 
     Parameters
     ----------
@@ -118,7 +154,7 @@ def geometry_from_smiles(
     with rdBase.BlockLogs():
         # Every spelling gives the same geometry.
         molecule = _with_polyhedra(Chem.AddHs(Chem.MolFromSmiles(valid.smiles)))
-        embedded, random = _embed(molecule, seed, n_conformers)
+        embedded, attempt = _embed(molecule, int(seed), int(n_conformers))
         found, chosen = _choose(_side_by_side(embedded))
     positions = found.molecule.GetConformer(chosen).GetPositions()
     symbols = tuple(atom.GetSymbol() for atom in found.molecule.GetAtoms())
@@ -128,8 +164,8 @@ def geometry_from_smiles(
         charge=valid.charge,
         unpaired_electrons=_unpaired(found.molecule),
         provenance={
-            "generator": "ETKDGv3",
-            "random_coordinates": random,
+            "generator": attempt.generator,
+            "random_coordinates": attempt.random_coordinates,
             "seed": int(seed),
             "n_conformers": int(n_conformers),
             "n_embedded": found.molecule.GetNumConformers(),
@@ -170,25 +206,20 @@ def _unpaired(molecule: Chem.Mol) -> int:
     )
 
 
-def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, bool]:
-    """The molecule with its conformers, and whether random coordinates were needed."""
-    reasons: list[str] = []
-    for random in (False, True):
-        parameters: Any = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = int(seed)
-        parameters.numThreads = 1
-        parameters.timeout = _EMBED_SECONDS
-        parameters.trackFailures = True
-        parameters.useRandomCoords = random
+def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, _Attempt]:
+    """The molecule with its conformers, and the attempt that gave them."""
+    reason = ""
+    for attempt in _ATTEMPTS:
+        parameters = attempt.parameters(seed)
         try:
-            rdDistGeom.EmbedMultipleConfs(molecule, int(n_conformers), parameters)
-            if molecule.GetNumConformers():
-                return molecule, random
+            rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)
         except (RuntimeError, ValueError) as exc:
-            reasons.append(str(exc).strip().partition("\n")[0])
-        else:
-            reasons.append(_most_frequent(parameters.GetFailureCounts()))
-    raise ComputationFailed(f"ETKDGv3 found no conformer: {reasons[-1]}", code="no_geometry")
+            reason = str(exc).strip().partition("\n")[0]
+            continue
+        if molecule.GetNumConformers():
+            return molecule, attempt
+        reason = _most_frequent(parameters.GetFailureCounts())
+    raise ComputationFailed(f"RDKit found no conformer: {reason}", code="no_geometry")
 
 
 def _most_frequent(counts: Any) -> str:

@@ -54,6 +54,12 @@ def test_metadata_tells_how_geometries_were_made():
     assert found.notes == ()
 
 
+def test_plain_distance_geometry_is_called_so():
+    conformer = {"generator": "DG", "force_field": None, "rdkit_version": None}
+    found = qf.cite(frame(GAS, metadata=[{"run": {"conformer": conformer}}]))
+    assert "Geometries were generated with distance geometry in RDKit [3]." in found.text
+
+
 def test_without_metadata_a_note_says_what_is_left_out():
     assert "column metadata" in str(qf.cite(frame(GAS)))
 

@@ -274,7 +274,7 @@ def test_a_molecule_without_a_conformer_is_an_error_row_without_atoms():
     (row,) = calculations_table([outcome]).to_pylist()
     assert row["convergence_status"] == "error"
     assert row["xyz_file_hash"] is None
-    assert json.loads(row["metadata"])["reason"].startswith("ETKDGv3 found no conformer")
+    assert json.loads(row["metadata"])["reason"].startswith("RDKit found no conformer")
     assert atoms_table([outcome]).num_rows == 0
 
 
