@@ -89,7 +89,7 @@ class _Attempt(NamedTuple):
 # Nearly every molecule needs the first only, long chains the second. What is bent against all experience, such as
 # fullerenes and paracyclophanes, needs distance geometry without torsions. 0 tries are ten for each atom.
 _ATTEMPTS: Final = (
-    _Attempt(knowledge=True, random_coordinates=False, tries=50),
+    _Attempt(knowledge=True, random_coordinates=False, tries=150),
     _Attempt(knowledge=True, random_coordinates=True, tries=50),
     _Attempt(knowledge=False, random_coordinates=False, tries=50),
     _Attempt(knowledge=False, random_coordinates=True, tries=50),
