@@ -1,9 +1,9 @@
 """Make the tree of finished runs in ``examples/runs``: ``python examples/make_runs.py [FOLDER]``.
 
-Every number in it was computed by the xtb program that is found on the path (6.5.1 for the tree in the repository). Dates
-and times are set to constants, so that the same machine makes the same bytes again.
+Every number in it was computed by the xtb program that is found on the path (6.5.1 for the tree in the repository).
+Dates and times are set to constants, so that the same machine makes the same bytes again.
 
-``jobs`` holds folders as the Quantum Forge backend leaves them, ``plain`` directories of people who run xtb themselves.
+``jobs`` holds folders as the Quantum Forge backend leaves them, ``plain`` directories of people who run xtb by hand.
 """
 
 from __future__ import annotations
@@ -183,7 +183,8 @@ def run_xtb(folder: Path, case: Case, name: str, *, log: str, errors: str) -> No
     """Run the program and leave what a reader needs."""
     folder.mkdir(parents=True)
     (folder / name).write_text(xyz(geometry(case.atoms), case.name))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "XTBPATH": str(PARAMETERS)}
+    environment = {name: value for name, value in os.environ.items() if name != "HOSTNAME"}
+    environment |= {"OMP_NUM_THREADS": "1", "XTBPATH": str(PARAMETERS)}
     with (folder / log).open("wb") as out, (folder / errors).open("wb") as err:
         subprocess.run(  # noqa: S603 - our own arguments
             ["xtb", name, *case.options.split()],  # noqa: S607
