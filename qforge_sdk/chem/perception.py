@@ -19,6 +19,10 @@ _YLIDES: Final = (
     (Chem.MolFromSmarts("[S,P,Se;+1]-[O,S;-1]"), (_DOUBLE,)),
     (Chem.MolFromSmarts("[S,O;+1]=[P]-[O,S;-1]"), (_SINGLE, _DOUBLE)),
 )
+#: Ways to place double bonds that are tried; more than an oligophosphate needs, and some tenths of a second.
+_MOST_WAYS: Final = 50_000
+# Of these a SMILES draws all bonds; of a metal complex it may draw none.
+_DRAWN: Final = frozenset({"H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,7 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
     """
     with rdBase.BlockLogs():
         try:
-            bare = unconnected(geometry)
-            rdDetermineBonds.DetermineConnectivity(bare)
+            bare = _connected(geometry)
         except (RuntimeError, ValueError) as exc:
             return Perceived(None, geometry.formula, _first_line(exc))
         graph = _graph(bare)
@@ -79,7 +82,9 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
         for charged in (False, True):
             try:
                 molecule = Chem.Mol(bare)
-                rdDetermineBonds.DetermineBondOrders(molecule, charge=charge, allowChargedFragments=charged)
+                rdDetermineBonds.DetermineBondOrders(
+                    molecule, charge=charge, allowChargedFragments=charged, maxIterations=_MOST_WAYS
+                )
                 smiles, problem = _checked(molecule, geometry, charge, unpaired_electrons)
             except (RuntimeError, ValueError) as exc:
                 reason = _first_line(exc)
@@ -90,15 +95,67 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
         return Perceived(None, graph, reason)
 
 
-def flat(smiles: str) -> str:
-    """The same molecule without stereochemistry.
+def connection_graph(geometry: Geometry) -> str:
+    """Canonical text of the connected atoms, without bond orders, as in :class:`Perceived`.
+
+    Parameters
+    ----------
+    geometry
+        With all hydrogens, angstrom.
+
+    Returns
+    -------
+    str
+        The formula where no bonds can be perceived.
+    """
+    with rdBase.BlockLogs():
+        try:
+            return _graph(_connected(geometry))
+        except (RuntimeError, ValueError):
+            return geometry.formula
+
+
+def is_rearranged(first: Geometry, last: Geometry) -> bool:
+    """Whether two geometries of the same atoms are different molecules: their bonds make different graphs.
+
+    Parameters
+    ----------
+    first, last
+        Angstrom, atoms in the same order.
+    """
+    with rdBase.BlockLogs():
+        try:
+            ends = [_connected(geometry) for geometry in (first, last)]
+        except (RuntimeError, ValueError):
+            return False
+        # The same bonds between the same atoms, as nearly always, need no canonical order.
+        return _bonds(ends[0]) != _bonds(ends[1]) and _graph(ends[0]) != _graph(ends[1])
+
+
+def draws(smiles: str, graph: str) -> bool:
+    """Whether a SMILES may be of a graph: it connects the atoms in the same way, or is of a metal complex.
 
     Parameters
     ----------
     smiles
         Valid.
+    graph
+        From :func:`connection_graph`.
     """
-    return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False))
+    with rdBase.BlockLogs():
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        is_drawn = {atom.GetSymbol() for atom in molecule.GetAtoms()} <= _DRAWN
+        return not is_drawn or _graph(molecule) == graph
+
+
+def _connected(geometry: Geometry) -> Chem.Mol:
+    molecule = unconnected(geometry)
+    rdDetermineBonds.DetermineConnectivity(molecule)
+    return molecule
+
+
+def _bonds(molecule: Chem.Mol) -> set[tuple[int, ...]]:
+    return {tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in molecule.GetBonds()}
 
 
 def _atom(geometry: Geometry, charge: int, unpaired_electrons: int, graph: str) -> Perceived:
@@ -149,8 +206,15 @@ def _graph(bare: Chem.Mol) -> str:
         atom.SetNoImplicit(True)
         atom.SetFormalCharge(0)
         atom.SetNumRadicalElectrons(0)
+        # Of a SMILES; a geometry has none of these.
+        atom.SetIsAromatic(False)
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     for bond in graph.GetBonds():
         bond.SetBondType(Chem.BondType.SINGLE)
+        bond.SetIsAromatic(False)
+        bond.SetStereo(Chem.BondStereo.STEREONONE)
     return str(Chem.MolToSmiles(graph.GetMol(), canonical=True, allHsExplicit=True))
 
 

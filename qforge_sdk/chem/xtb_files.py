@@ -230,7 +230,7 @@ def number(value: Any) -> float | None:
     if kind is not bytes and kind is not float:
         if kind is not str:
             return _finite(value) if kind is int else None
-        value = value.encode()
+        value = value.encode("ascii", "replace")
     try:
         found = float(value)
     except ValueError:

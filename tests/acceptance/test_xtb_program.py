@@ -124,7 +124,7 @@ def test_the_reader_returns_what_xtb_printed(folders: dict[str, Path], name: str
     assert result.xtb_version == "6.5.1"
     assert result.optimized == ("opt" in options or "ohess" in options)
     # Of several times the first one behind the end is the whole run's.
-    expected = [line for line in printed.lines[::-1] if "wall-time" in line][0].split()
+    expected = next(line for line in printed.lines[::-1] if "wall-time" in line).split()
     assert result.execution_time_seconds == 60 * float(expected[6]) + float(expected[8])
     assert codes(record) <= {"dipole_stale", "ionised"}
     np.testing.assert_allclose(sum(result.charges), charge, atol=1e-4)
@@ -306,7 +306,9 @@ def test_the_tree_of_examples_is_what_the_program_gives(tmp_path: Path, make_run
 
 
 def _coord(atoms: list[tuple[str, float, float, float]]) -> str:
-    rows = [f"{x / BOHR_IN_ANGSTROM} {y / BOHR_IN_ANGSTROM} {z / BOHR_IN_ANGSTROM} {s.lower()}" for s, x, y, z in atoms]
+    rows = [
+        f"{x / BOHR_IN_ANGSTROM} {y / BOHR_IN_ANGSTROM} {z / BOHR_IN_ANGSTROM} {s.lower()}" for s, x, y, z in atoms
+    ]
     return "\n".join(["$coord", *rows, "$end", ""])
 
 
