@@ -39,7 +39,7 @@ _NO_INPUTS: Final = ("xtbopt", "xtblast", "xtbhess", "xtbscreen", "xtbscan", "xt
 _FINAL: Final = frozenset(f"{name}.{form}" for name in ("xtbopt", "xtblast") for form in _FORMS)
 _MARKS: Final = _FINAL | {"xtbout.json", "xtbtopo.mol"}
 _WRITTEN: Final = frozenset({"xtbout.json", "charges", "gradient", "xtbopt.xyz"})
-_SAID_BY_LOG: Final = ("energy", "gap", "homo", "lumo", "dipole", "total_charge", "unpaired_electrons", "method")
+_SAID_BY_LOG: Final = ("energy", "gap", "homo", "lumo", "dipole", "method")
 _SAID_BY_JSON: Final = ("energy", "gap", "homo", "lumo", "charges", "unpaired_electrons", "method")
 # Lanthanides are computed without their f electrons, so that counting electrons says nothing of their spins.
 _LANTHANIDES: Final = range(58, 72)
@@ -251,8 +251,12 @@ class _Reader:
         for quantity in _SAID_BY_LOG:
             self.sources.say(quantity, "log", getattr(log, quantity))
         self.sources.say("xtb_version", "log", log.version)
-        self.sources.say("total_charge", "call", log.asked_charge)
-        self.sources.say("unpaired_electrons", "call", log.asked_unpaired)
+        for source, charge, unpaired in (
+            ("log", log.printed_charge, log.printed_unpaired),
+            ("call", log.asked_charge, log.asked_unpaired),
+        ):
+            self.sources.say("total_charge", source, charge)
+            self.sources.say("unpaired_electrons", source, unpaired)
         if log.method is None:
             self.sources.say("method", "call", log.asked_method)
 

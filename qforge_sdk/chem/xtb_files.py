@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,10 +77,7 @@ def read_xtb_json(data: bytes) -> JsonFacts:
     Unreadable
         It is no JSON object.
     """
-    try:
-        content = load_json(data)
-    except Unreadable:
-        content = load_json(_OVERFLOW.sub(b"null", _CALL.sub(b'"program call": null,', data, count=1)))
+    content = load_json(data, otherwise=lambda: load_json(_repaired(data)))
     homo, lumo = _frontier(
         _numbers(_first(content, "orbital energies/eV", "orbital energies / eV")),
         _numbers(_first(content, "fractional occupation")),
@@ -102,8 +99,20 @@ def read_xtb_json(data: bytes) -> JsonFacts:
     )
 
 
-def load_json(data: bytes) -> dict[str, Any]:
+def load_json(data: bytes, *, otherwise: Callable[[], dict[str, Any]] | None = None) -> dict[str, Any]:
     """A JSON object from bytes that may have a byte-order mark or odd bytes in them.
+
+    Parameters
+    ----------
+    data
+        Of a file.
+    otherwise
+        Called where it is no JSON, instead of raising.
+
+    Returns
+    -------
+    dict
+        The object.
 
     Raises
     ------
@@ -116,7 +125,9 @@ def load_json(data: bytes) -> dict[str, Any]:
         except UnicodeDecodeError:
             content = json.loads(data.decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError) as exc:
-        raise Unreadable(f"no JSON: {exc}") from exc
+        if otherwise is None:
+            raise Unreadable(f"no JSON: {exc}") from exc
+        return otherwise()
     if not isinstance(content, dict):
         raise Unreadable("JSON, but no object")
     return content
@@ -287,6 +298,10 @@ def _table(rows: Sequence[Sequence[bytes]]) -> FloatArray:
     if any(len(row) != 3 for row in rows):
         raise Unreadable("a line has not three numbers")
     return np.array(_floats([word for row in rows for word in row])).reshape(-1, 3)
+
+
+def _repaired(data: bytes) -> bytes:
+    return _OVERFLOW.sub(b"null", _CALL.sub(b'"program call": null,', data, count=1))
 
 
 def _frontier(energies: FloatArray | None, occupied: FloatArray | None) -> tuple[float | None, float | None]:

@@ -42,7 +42,7 @@ _MOST_CHARGE: Final = 1000
 class LogFacts:
     """What a log says, units as in :class:`~qforge_sdk.chem.result.XtbResult`; None where it says nothing.
 
-    What was asked for on the command line stands apart from what the program says that it did.
+    What was asked for on the command line stands apart from what the program printed that it did.
     """
 
     version: str | None = None
@@ -52,9 +52,9 @@ class LogFacts:
     method: str | None = None
     solvation: str | None = None
     solvent: str | None = None
-    total_charge: float | None = None
+    printed_charge: float | None = None
     asked_charge: float | None = None
-    unpaired_electrons: int | None = None
+    printed_unpaired: int | None = None
     asked_unpaired: int | None = None
     asked_method: str | None = None
     electrons: int | None = None
@@ -73,6 +73,16 @@ class LogFacts:
     ionised: bool = False
     fatal: str | None = None
     doubts: list[Doubt] = field(default_factory=list)
+
+    @property
+    def total_charge(self) -> float | None:
+        """As printed, else as asked for."""
+        return self.asked_charge if self.printed_charge is None else self.printed_charge
+
+    @property
+    def unpaired_electrons(self) -> int | None:
+        """As printed, else as asked for."""
+        return self.asked_unpaired if self.printed_unpaired is None else self.printed_unpaired
 
 
 def looks_like_log(data: bytes) -> bool:
@@ -127,9 +137,9 @@ def read_log(data: bytes) -> LogFacts:
         _read_before_ions(data[setup:ions], tail, facts)
     elif facts.finished:
         _read_numbers(data, tail, facts)
-    if facts.total_charge is None:
+    if facts.printed_charge is None:
         printed = _last(data[:ions] if ions > 0 else data, facts, "total charge", b":: total charge")
-        facts.total_charge = _charge(printed)
+        facts.printed_charge = _charge(printed)
     return facts
 
 
@@ -164,8 +174,8 @@ def _read_head(data: bytes, setup: int, facts: LogFacts) -> None:
     # 6.1 to 6.3 print these among what was asked for, others in the box of the setup.
     spin = number(lines.get(b"spin"))
     unpaired = lines.get(b"unpaired electrons") if spin is None else 2 * spin
-    facts.total_charge = _charge(number(lines.get(b"net charge", lines.get(b"charge"))))
-    facts.unpaired_electrons = count(unpaired)
+    facts.printed_charge = _charge(number(lines.get(b"net charge", lines.get(b"charge"))))
+    facts.printed_unpaired = count(unpaired)
     facts.electrons = count(lines.get(b"# electrons", lines.get(b"number of electrons")))
     found = _OPTION.finditer(facts.program_call or "")
     options = {meaning: one for one in found if (meaning := _MEANINGS.get(one[2]))}

@@ -32,6 +32,29 @@ def known_runs(connection: Connection, owner: uuid.UUID | None) -> Iterator[tupl
         yield row[0], row[1], row[2]
 
 
+def stored_paths(connection: Connection, calculation_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Where the runs of calculations lay when they were loaded.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    calculation_ids
+        Keys.
+
+    Returns
+    -------
+    dict
+        Path and content hash by key.
+    """
+    query = text(
+        "SELECT id, metadata -> 'run' ->> 'path', metadata -> 'run' ->> 'content_hash' FROM public.calculations "
+        "WHERE id = ANY (:ids)"
+    )
+    found = connection.execute(query, {"ids": list(calculation_ids)}) if calculation_ids else ()
+    return {row[0]: (row[1] or "", row[2] or "") for row in found}
+
+
 def register_graphs(
     connection: Connection, owner: uuid.UUID | None, molecules: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:

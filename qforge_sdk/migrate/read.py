@@ -13,7 +13,7 @@ import numpy as np
 
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.perception import Perceived, connection_graph, draws, is_rearranged, perceive
-from qforge_sdk.chem.result import Doubt, XtbResult
+from qforge_sdk.chem.result import SETTLED_CODES, Doubt, XtbResult
 from qforge_sdk.chem.run_folder import Run, RunRecord, read_run
 from qforge_sdk.chem.smiles import validate_here
 from qforge_sdk.errors import InvalidSmiles
@@ -58,6 +58,8 @@ class Found:
         Columns of a molecule without SMILES.
     doubts
         Codes.
+    reason
+        Why it failed, and what its doubts say.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Found:
     name: str | None = None
     graph: dict[str, Any] | None = None
     doubts: list[str] = field(default_factory=list)
+    reason: str | None = None
 
 
 def read_found(runs: list[Run], before_each: Callable[[int], None] | None = None) -> list[Found]:
@@ -133,15 +136,34 @@ def _each(runs: list[Run], read: Callable[[Run], Found], before_each: Callable[[
 
 def _found(run: Run, *, bonds: bool = True) -> Found:
     record = read_run(run)
-    result = record.result
     job_id = record.job.get("job_id")
     job_id = one_line(job_id.strip()) if isinstance(job_id, str) else ""
-    found = Found(
-        path=path_of(run),
-        source_id=f"job:{job_id}" if 0 < len(job_id) < _LONGEST - 4 else _by_path(run),
-        content_hash=record.content_hash,
-        name=one_line(" ".join(record.name.split()))[:_LONGEST] or None if record.name else None,
-    )
+    source_id = f"job:{job_id}" if 0 < len(job_id) < _LONGEST - 4 else _by_path(run)
+    return identified(record, path=path_of(run), source_id=source_id, bonds=bonds)
+
+
+def identified(record: RunRecord, *, path: str, source_id: str, bonds: bool = True) -> Found:
+    """Find out which molecule a record is of, and what will be stored of it.
+
+    Parameters
+    ----------
+    record
+        What was read, whichever files it comes from.
+    path
+        Where it lies, for people.
+    source_id
+        What names it in the database.
+    bonds
+        Perceive bonds where no SMILES is given.
+
+    Returns
+    -------
+    Found
+        Unreadable where neither a SMILES nor a geometry names the molecule.
+    """
+    result = record.result
+    name = one_line(" ".join((record.name or "").split()))[:_LONGEST]
+    found = Found(path=path, source_id=source_id, content_hash=record.content_hash, name=name or None)
     doubts = list(result.doubts)
     _identify(found, record, doubts, bonds=bonds)
     if found.smiles is None and found.graph is None:
@@ -149,10 +171,10 @@ def _found(run: Run, *, bonds: bool = True) -> Found:
             f" ({one_line(result.reason)})" if result.reason else ""
         )
     if result.method is None:
-        doubts.append(
-            Doubt("method_unknown", f"nothing names the method; {_METHOD}, the program's default, was stored")
-        )
+        doubts.append(Doubt("method_unknown", f"nothing names the method; {_METHOD}, the default, was stored"))
     found.doubts = [doubt.code for doubt in doubts]
+    told = [result.reason, *(doubt.message for doubt in doubts if doubt.code not in SETTLED_CODES)]
+    found.reason = one_line("; ".join(dict.fromkeys(text for text in told if text))) or None
     found.row = _row(found, record, doubts)
     found.atoms = _atoms(result)
     return found
@@ -168,7 +190,7 @@ def _identify(found: Found, record: RunRecord, doubts: list[Doubt], *, bonds: bo
         if given is not None:
             if given[1] != charge:
                 apart = {"run": charge, "SMILES": given[1]}
-                doubts.append(Doubt("charge_differs", "the run's charge is not that of the job's SMILES", apart))
+                doubts.append(Doubt("charge_differs", "the run's charge is not that of the given SMILES", apart))
             found.smiles = given[0]
     if final is None:
         return
@@ -198,11 +220,11 @@ def _given(smiles: str, geometry: Geometry | None, doubts: list[Doubt]) -> tuple
     try:
         valid = validate_here(smiles)
     except InvalidSmiles as exc:
-        doubts.append(Doubt("smiles_refused", f"the job's SMILES was refused: {exc}", {"metadata.json": smiles}))
+        doubts.append(Doubt("smiles_refused", f"the given SMILES was refused: {exc}", {"given": smiles}))
         return None
     if geometry is not None and valid.formula != geometry.formula:
-        apart = {"geometry": geometry.formula, "metadata.json": valid.formula}
-        doubts.append(Doubt("formula_differs", "the job's SMILES has another formula than its geometry", apart))
+        apart = {"geometry": geometry.formula, "given": valid.formula}
+        doubts.append(Doubt("formula_differs", "the given SMILES has another formula than the geometry", apart))
         return None
     return valid.smiles, valid.charge
 
@@ -213,11 +235,11 @@ def _is_rearranged(result: XtbResult) -> bool:
 
 
 def _compare_graph(smiles: str, result: XtbResult, doubts: list[Doubt]) -> None:
-    """The job's SMILES may be of the input or of what became of it."""
+    """The SMILES may be of the input or of what became of it."""
     ends = [connection_graph(one) for one in (result.geometry, result.input_geometry) if one is not None]
     if not any(draws(smiles, graph) for graph in dict.fromkeys(ends)):
-        apart = {"metadata.json": smiles, "geometry": ends[0]}
-        doubts.append(Doubt("structure_differs", "the job's SMILES connects the atoms otherwise", apart))
+        apart = {"given": smiles, "geometry": ends[0]}
+        doubts.append(Doubt("structure_differs", "the given SMILES connects the atoms otherwise", apart))
 
 
 def _row(found: Found, record: RunRecord, doubts: list[Doubt]) -> dict[str, Any]:
