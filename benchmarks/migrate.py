@@ -1,6 +1,6 @@
 """Reading finished runs against reading their bytes, and migrating them: time for a run, and memory for many.
 
-``python -m benchmarks.migrate --rows 100000``
+``python -m benchmarks.migrate --rows 100000``; the folders are copies of runs that xtb makes for it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from benchmarks.timing import interleaved, print_table
 from qforge_sdk.chem.run_folder import Run, read_run, runs_in
 from qforge_sdk.migrate.read import read_found
 
-_RUNS = Path(__file__).parents[1] / "examples" / "runs"
+_MAKE_RUNS = Path(__file__).parents[1] / "examples" / "make_runs.py"
 _TOGETHER = 1000
 
 
-def replicate(root: Path, rows: int) -> None:
-    """Copy the example runs until there are so many folders, each of a content and a job_id of its own."""
-    templates = [Path(folder) for folder, _, files in os.walk(_RUNS) if files]
+def replicate(runs: Path, root: Path, rows: int) -> None:
+    """Copy runs until there are so many folders, each of a content and a job_id of its own."""
+    templates = [Path(folder) for folder, _, files in os.walk(runs) if files]
     for number in range(rows):
         source = templates[number % len(templates)]
         target = root / f"{number // _TOGETHER:04d}" / f"{source.name}_{number:07d}"
@@ -43,8 +43,8 @@ def replicate(root: Path, rows: int) -> None:
 def plain(folders: list[str]) -> None:
     """Open and read every file."""
     for folder in folders:
-        for name in os.listdir(folder):
-            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123 - what it is compared with is to be fast
+        for name in os.listdir(folder):  # noqa: PTH208 - what is compared with is to be fast
+            with open(f"{folder}/{name}", "rb") as file:  # noqa: PTH123
                 file.read()
 
 
@@ -57,7 +57,7 @@ def read(runs: list[Run]) -> None:
 def measure_reading(root: Path, repeats: int) -> None:
     """Time on one core, from the cache."""
     folders = [folder for folder, _, files in os.walk(root) if files]
-    runs = [run for folder in folders for run in runs_in(Path(folder), os.listdir(folder))]
+    runs = [run for folder in folders for run in runs_in(Path(folder), os.listdir(folder))]  # noqa: PTH208
     base = "opening and reading every file"
     seconds = interleaved(
         {
@@ -80,9 +80,8 @@ def migrate(root: Path, *, limit: int | None, dry_run: bool) -> None:
         rate = len(report.rows) / report.seconds
         again = client.migrate(root, dry_run=False, limit=limit, progress=False) if not dry_run else report
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    of_readers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    how = "planned" if dry_run else f"stored, and again {len(again.rows) / again.seconds:,.0f}"
-    print(f"{len(report.rows):9,} runs {how}: {rate:,.0f} runs/s, peak {peak:.0f} MB, a process {of_readers:.0f} MB")
+    how = "planned at" if dry_run else f"found again at {len(again.rows) / again.seconds:,.0f} runs/s, stored at"
+    print(f"{len(report.rows):9,} runs {how} {rate:,.0f} runs/s, peak of memory {peak:.0f} MB")
 
 
 def main() -> None:
@@ -99,9 +98,10 @@ def main() -> None:
         return
     root = Path(tempfile.mkdtemp(prefix="qforge-bench-", dir=options.folder))
     try:
-        replicate(root / "few", min(options.rows, 1000))
+        subprocess.run([sys.executable, _MAKE_RUNS, root / "runs", "--all"], check=True)
+        replicate(root / "runs", root / "few", min(options.rows, 1000))
         measure_reading(root / "few", options.repeats)
-        replicate(root / "many", options.rows)
+        replicate(root / "runs", root / "many", options.rows)
         print()
         for kind in ("planned", "stored"):
             for limit in (options.rows // 10, options.rows):

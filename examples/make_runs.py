@@ -1,7 +1,9 @@
-"""Make the tree of finished runs in ``examples/runs``: ``python examples/make_runs.py [FOLDER]``.
+"""Make the tree of finished runs in ``examples/runs``: ``python examples/make_runs.py [FOLDER] [--all]``.
 
 Every number in it was computed by the xtb program that is found on the path (6.5.1 for the tree in the repository).
 Dates and times are set to constants, so that the same machine makes the same bytes again.
+
+What no reader needs is taken away, for size; with ``--all`` it stays, and no time is changed.
 
 ``jobs`` holds folders as the Quantum Forge backend leaves them, ``plain`` directories of people who run xtb by hand.
 """
@@ -38,7 +40,7 @@ _VARYING: Final = (
     (re.compile(rb"ratio c/w: +\S+ speedup"), rb"ratio c/w:     1.000 speedup"),
     (re.compile(rb"(\(step\)) *\S+ \(real\)"), rb"\1"),
 )
-# Binary, or of no use to a reader.
+# Binary, or of no use to a reader; kept with --all.
 _LEFT_OUT: Final = ("xtbrestart", "gfnff_topo", "gfnff_adjacency", "hessian", "g98.out", "xtbopt.log", "xtbtopo.mol")
 
 
@@ -88,8 +90,8 @@ def killed(folder: Path) -> None:
     whole = log.read_bytes()
     log.write_bytes(whole[: whole.index(b"CYCLE    2") + 400])
     (folder / "xtb_stderr.log").write_bytes(b"")
-    for name in ("xtbopt.xyz", "xtbout.json", "charges", "wbo", ".xtboptok"):
-        (folder / name).unlink()
+    for name in ("xtbopt.xyz", "xtbopt.log", "xtbout.json", "charges", "wbo", "xtbtopo.mol", ".xtboptok"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def from_windows(folder: Path) -> None:
@@ -149,20 +151,25 @@ PLAIN: Final = (
 
 def main() -> None:
     """Make the tree, in place of the one that is there."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    folders = [word for word in sys.argv[1:] if word != "--all"]
+    make_tree(Path(folders[0]) if folders else RUNS, whole="--all" in sys.argv)
+
+
+def make_tree(root: Path, *, whole: bool = False) -> None:
+    """All runs; ``whole`` as the program leaves them."""
     shutil.rmtree(root, ignore_errors=True)
     for number, case in enumerate(JOBS):
-        make_job(root / "jobs", case, number)
+        make_job(root / "jobs", case, number, whole=whole)
     for case in PLAIN:
-        make_plain(root / "plain" / case.name, case)
+        run_xtb(root / "plain" / case.name, case, "molecule.xyz", log="xtb.out", errors="xtb.err", whole=whole)
 
 
-def make_job(root: Path, case: Case, number: int = 0) -> Path:
+def make_job(root: Path, case: Case, number: int = 0, *, whole: bool = False) -> Path:
     """One folder as the backend leaves it."""
     digest = hashlib.sha256(case.name.encode()).hexdigest()[:8]
     job_id = f"{case.name}_20240301_1015{number:02d}_{digest}"
     folder = root / job_id
-    run_xtb(folder, case, f"{case.name}.xyz", log="xtb_stdout.log", errors="xtb_stderr.log")
+    run_xtb(folder, case, f"{case.name}.xyz", log="xtb_stdout.log", errors="xtb_stderr.log", whole=whole)
     metadata = {
         "job_id": job_id, "molecule_name": case.name, "optimization_level": "normal", "tags": [],
         "status": "COMPLETED", "created_at": "2024-03-01T10:15:00+00:00", "xyz_file": f"{job_id}/{case.name}.xyz",
@@ -173,14 +180,8 @@ def make_job(root: Path, case: Case, number: int = 0) -> Path:
     return folder
 
 
-def make_plain(folder: Path, case: Case) -> Path:
-    """One directory as somebody leaves it who runs xtb by hand."""
-    run_xtb(folder, case, "molecule.xyz", log="xtb.out", errors="xtb.err")
-    return folder
-
-
-def run_xtb(folder: Path, case: Case, name: str, *, log: str, errors: str) -> None:
-    """Run the program and leave what a reader needs."""
+def run_xtb(folder: Path, case: Case, name: str, *, log: str, errors: str, whole: bool) -> None:
+    """Run the program in a folder of its own, as people do who run it by hand."""
     folder.mkdir(parents=True)
     (folder / name).write_text(xyz(geometry(case.atoms), case.name))
     environment = {name: value for name, value in os.environ.items() if name != "HOSTNAME"}
@@ -190,6 +191,8 @@ def run_xtb(folder: Path, case: Case, name: str, *, log: str, errors: str) -> No
             ["xtb", name, *case.options.split()],  # noqa: S607
             cwd=folder, stdout=out, stderr=err, env=environment, check=False,
         )  # fmt: skip
+    if whole:
+        return
     for unwanted in _LEFT_OUT:
         (folder / unwanted).unlink(missing_ok=True)
     for path in (folder / log, folder / errors):

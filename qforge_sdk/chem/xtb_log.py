@@ -181,7 +181,8 @@ def _read_head(data: bytes, setup: int, facts: LogFacts) -> None:
     options = {meaning: one for one in found if (meaning := _MEANINGS.get(one[2]))}
     if facts.program_call is not None:
         _read_options(options, facts)
-    _read_solvation(head, options.get("solvation"), facts)
+    if not lines.get(b"GBSA solvation", b"").startswith(b"false"):
+        _read_solvation(head, options.get("solvation"), facts)
 
 
 def _read_options(options: Mapping[str, re.Match[str]], facts: LogFacts) -> None:
@@ -198,7 +199,7 @@ def _read_options(options: Mapping[str, re.Match[str]], facts: LogFacts) -> None
 
 
 def _read_solvation(head: bytes, asked: re.Match[str] | None, facts: LogFacts) -> None:
-    """As printed; an option that the program did not know, or says that it did not follow, is none."""
+    """As printed; an option that the program did not know is none."""
     at = head.find(b"Solvation model:")
     if at >= 0:
         words = head[at + 16 : at + 400].split(None, 3)
@@ -208,14 +209,8 @@ def _read_solvation(head: bytes, asked: re.Match[str] | None, facts: LogFacts) -
         return
     if asked[2] == "cpcmx" and facts.solvation:
         facts.solvation, facts.solvent = "CPCM-X", asked[4].lower()
-    elif facts.solvation is None and _was_followed(head, asked[1]):
+    elif facts.solvation is None and f"Unknown option '{asked[1]}'".encode() not in head:
         facts.solvation, facts.solvent = _MODELS[asked[2]], asked[4].lower()
-
-
-def _was_followed(head: bytes, option: str) -> bool:
-    at = head.find(b"GBSA solvation  ")
-    is_off = at >= 0 and head[at + 16 : at + 60].split(None, 1)[:1] == [b"false"]
-    return not is_off and f"Unknown option '{option}'".encode() not in head
 
 
 def _method(head: bytes) -> str | None:
@@ -237,10 +232,10 @@ def _labelled(head: bytes) -> dict[bytes, bytes]:
     lines = {label.strip(): value.strip() for label, _, value in (line.partition(b":") for line in asked)}
     box = head.find(b"  SETUP  ")
     setup = head[box : head.find(b"...\n", box)] if box >= 0 else b""
-    for label in (b"# electrons", b"net charge", b"unpaired electrons"):
+    for label in (b"# electrons", b"GBSA solvation", b"net charge", b"unpaired electrons"):
         at = setup.find(label)
         if at >= 0:
-            lines[label] = setup[at + len(label) :].partition(b":\n")[0].strip()
+            lines[label] = setup[at + len(label) : setup.find(b":\n", at)].strip()
     return lines
 
 
@@ -250,8 +245,7 @@ def _labelled(head: bytes) -> dict[bytes, bytes]:
 def _read_end(data: bytes, tail: bytes, facts: LogFacts) -> None:
     """How it ended."""
     finish = data.rfind(b"finished run on")
-    # Of an older run that was appended to, the line stands at the very beginning.
-    facts.finished = finish > max(len(data) - 65_536, 16)
+    facts.finished = finish >= max(len(data) - 65_536, 0)
     last_scf = data.rfind(b"convergence criteria ")
     facts.scf_failed = data.startswith(b"cannot", last_scf + 21) if last_scf >= 0 else (
         data.rfind(b"SCC is not converged") >= 0
@@ -259,7 +253,7 @@ def _read_end(data: bytes, tail: bytes, facts: LogFacts) -> None:
     outcome = data.rfind(b"GEOMETRY OPTIMIZATION")
     facts.optimized = outcome >= 0
     facts.optimization_failed = outcome >= 0 and data.endswith(b"FAILED TO CONVERGE ", 0, outcome)
-    facts.moved = facts.optimized or b"optimized geometry written to" in tail
+    facts.moved = facts.optimized or tail.rfind(b"optimized geometry written to") >= 0
     if not facts.finished:
         facts.fatal = _fatal(data)
         return
@@ -298,7 +292,7 @@ def _read_before_ions(before: bytes, tail: bytes, facts: LogFacts) -> None:
 
 def _read_numbers(data: bytes, tail: bytes, facts: LogFacts) -> None:
     # 6.1 prints them before the properties only.
-    energies, gaps = (tail if any(label in tail for label in labels) else data for labels in (_ENERGY, _GAP))
+    energies, gaps = (tail if tail.rfind(labels[0]) >= 0 else data for labels in (_ENERGY, _GAP))
     facts.energy = _last(energies, facts, "energy", *_ENERGY)
     facts.gap = _last(gaps, facts, "gap", *_GAP)
     facts.homo = _before(tail, facts, "homo", b"(HOMO)")
