@@ -16,7 +16,7 @@ from qforge_sdk.chem.xtb_files import count, number
 
 _VERSION: Final = re.compile(rb"(?:xtb version|\bVersion)\s+([0-9][\w.]*)")
 # An option and the word behind it, which may be the next option.
-_OPTION: Final = re.compile(r"\s(--?([a-z]+)([012]?))(?=[\s=]|$)(?:[\s=]+(?=(\S+)))?")
+_OPTION: Final = re.compile(r"(?<!\S)(--?([a-z]+)([012]?))(?=[\s=]|$)(?:[\s=]+(?=(\S+)))?")
 _MEANINGS: Final = {
     **dict.fromkeys(("chrg", "charge", "c"), "charge"),
     **dict.fromkeys(("uhf", "u"), "unpaired"),

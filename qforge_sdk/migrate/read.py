@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from qforge_sdk.chem.formula import composition
 from qforge_sdk.chem.geometry import Geometry
-from qforge_sdk.chem.perception import Perceived, connection_graph, draws, is_rearranged, perceive
+from qforge_sdk.chem.perception import Perceived, connection_graph, draws, is_rearranged, perceive, stored_formula
 from qforge_sdk.chem.result import SETTLED_CODES, Doubt, XtbResult
 from qforge_sdk.chem.run_folder import Run, RunRecord, read_run
 from qforge_sdk.chem.smiles import validate_here
@@ -205,7 +206,7 @@ def _identify(found: Found, record: RunRecord, doubts: list[Doubt], *, bonds: bo
     if perceived.smiles is None:
         found.graph = {
             "graph_hash": perceived.graph_hash(charge),
-            "formula": final.formula,
+            "formula": stored_formula(final),
             "charge": charge,
             "name": found.name,
             "metadata": json.dumps({"graph": perceived.graph, "no_smiles": perceived.reason}),
@@ -222,7 +223,7 @@ def _given(smiles: str, geometry: Geometry | None, doubts: list[Doubt]) -> tuple
     except InvalidSmiles as exc:
         doubts.append(Doubt("smiles_refused", f"the given SMILES was refused: {exc}", {"given": smiles}))
         return None
-    if geometry is not None and valid.formula != geometry.formula:
+    if geometry is not None and composition(valid.formula) != composition(geometry.formula):
         apart = {"geometry": geometry.formula, "given": valid.formula}
         doubts.append(Doubt("formula_differs", "the given SMILES has another formula than the geometry", apart))
         return None
