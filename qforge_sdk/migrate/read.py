@@ -60,7 +60,7 @@ class Found:
     doubts
         Codes.
     reason
-        Why it failed, and what its doubts say.
+        Why it failed, else what its doubts say.
     """
 
     path: str
@@ -174,8 +174,8 @@ def identified(record: RunRecord, *, path: str, source_id: str, bonds: bool = Tr
     if result.method is None:
         doubts.append(Doubt("method_unknown", f"nothing names the method; {_METHOD}, the default, was stored"))
     found.doubts = [doubt.code for doubt in doubts]
-    told = [result.reason, *(doubt.message for doubt in doubts if doubt.code not in SETTLED_CODES)]
-    found.reason = one_line("; ".join(dict.fromkeys(text for text in told if text))) or None
+    told = dict.fromkeys(doubt.message for doubt in doubts if doubt.code not in SETTLED_CODES)
+    found.reason = one_line(result.reason or "; ".join(told)) or None
     found.row = _row(found, record, doubts)
     found.atoms = _atoms(result)
     return found

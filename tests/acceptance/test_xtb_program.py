@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from tblite.interface import Calculator
 
-from qforge_sdk.chem.run_folder import RunRecord, read_run, runs_in
 from qforge_sdk.quantities import ATOMIC_DIPOLE_IN_DEBYE, BOHR_IN_ANGSTROM, HARTREE_IN_EV
+from tests.fixtures.jobs import codes, read
 
 XTB: Final = Path("/usr/bin/xtb")
 PARAMETERS: Final = Path("/usr/share/xtb")
@@ -80,15 +80,6 @@ def folders(xtb: Xtb) -> dict[str, Path]:
 
 def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "XTBPATH": str(PARAMETERS)}
-
-
-def read(folder: Path) -> RunRecord:
-    (run,) = runs_in(folder, sorted(path.name for path in folder.iterdir()))
-    return read_run(run)
-
-
-def codes(record: RunRecord) -> set[str]:
-    return {doubt.code for doubt in record.result.doubts}
 
 
 class Printed:

@@ -147,7 +147,7 @@ def test_the_undamaged_runs_pass_the_same_checks(folder: Path):
 
 
 def test_damaged_folders_give_records_without_a_made_up_number(tmp_path: Path, long: bool):
-    @settings(max_examples=20_000 if long else 400, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=20_000 if long else 250, suppress_health_check=list(HealthCheck), deadline=None)
     @given(st.sampled_from(FOLDERS), DAMAGES)
     def one(folder: Path, damages: list[tuple[str, int, float, int, bytes]]) -> None:
         target = damaged(folder, tmp_path / "run", damages)
@@ -162,7 +162,7 @@ def test_a_log_cut_at_any_byte_gives_no_final_number(tmp_path: Path, long: bool)
         name = "xtb_stdout.log" if (folder / "xtb_stdout.log").exists() else "xtb.out"
         whole = (folder / name).read_bytes()
         finish = whole.rfind(b"finished run on")
-        for place in range(0, len(whole), 37 if long else 1511):
+        for place in range(0, len(whole), 37 if long else 2003):
             (tmp_path / name).write_bytes(whole[:place])
             (record,) = records(tmp_path)
             check(record, tmp_path)
@@ -174,7 +174,7 @@ def test_a_log_cut_at_any_byte_gives_no_final_number(tmp_path: Path, long: bool)
 
 
 def test_what_is_stored_of_damaged_folders_fits_the_tables(tmp_path: Path, long: bool):
-    @settings(max_examples=3000 if long else 150, suppress_health_check=list(HealthCheck), deadline=None)
+    @settings(max_examples=3000 if long else 100, suppress_health_check=list(HealthCheck), deadline=None)
     @given(st.sampled_from(FOLDERS), DAMAGES)
     def one(folder: Path, damages: list[tuple[str, int, float, int, bytes]]) -> None:
         target = damaged(folder, tmp_path / "run", damages)
