@@ -10,9 +10,9 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -84,8 +84,13 @@ def migrate(
     for name, value in (("limit", limit), ("jobs", jobs)):
         if value is not None and value < 1:
             raise InvalidInput(f"{name} must be 1 or more, not {value!r}", field=name, value=value)
-    with Ahead(islice(scan(folder), limit)) as runs:
-        found = read_all(runs, jobs or processors(), task=TASK, again=TASK_WITHOUT_BONDS, lost=unreadable_run)
+    with (
+        Ahead(islice(scan(folder), limit)) as runs,
+        # Closed here, for an error's traceback would keep the processes.
+        closing(
+            read_all(runs, jobs or processors(), task=TASK, again=TASK_WITHOUT_BONDS, lost=unreadable_run)
+        ) as found,
+    ):
         return bring(engine, found, folder, owner=owner, dry_run=dry_run, total=runs, progress=progress)
 
 
@@ -147,7 +152,7 @@ def read_all(
     task: str,
     lost: Callable[[Any, str], Found],
     again: str | None = None,
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """Everything in order, read by several processes, a few groups ahead of who takes it.
 
     Parameters

@@ -8,12 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import Connection, text
 
+import qforge_sdk as qf
 from qforge_sdk import Client
 from qforge_sdk.db import runs as stored_runs
 from qforge_sdk.migrate import folders
+from qforge_sdk.migrate.plan import Plan
 from qforge_sdk.migrate.read import Found
 from qforge_sdk.migrate.scan import Ahead
 from tests.fixtures.jobs import IRON_CARBONYL, METHANE, write_job, write_run
@@ -71,6 +74,18 @@ def test_a_value_that_the_server_refuses_costs_its_run_only(
     assert "division by zero" in line.reason
     assert client.calculations.count() == 3
     assert client.atoms.count() == 11 + 3 + 3
+
+
+def test_no_process_stays_behind_an_error(client: Client, jobs: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise qf.DatabaseError("the disk is full", sqlstate="53100")
+
+    monkeypatch.setattr(Plan, "settle", fail)
+    with pytest.raises(qf.QForgeError, match="the disk is full") as caught:
+        client.migrate(jobs, dry_run=False, jobs=2)
+    assert caught.traceback
+    children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not any("migrate.read" in command for command in children)
 
 
 def test_links_to_other_places_are_followed_once(client: Client, jobs: Path, tmp_path: Path):

@@ -185,20 +185,25 @@ def everything(client: Client, owner: uuid.UUID) -> list[tuple[object, ...]]:
     return rows
 
 
+# It says when it begins to store a chunk, so that it can be killed while it does.
 KILLED = """
 import sys
 import qforge_sdk as qf
 from qforge_sdk.migrate import folders
+from qforge_sdk.migrate.plan import Plan
 folders.CHUNK_RUNS = 20
+store = Plan._store
+Plan._store = lambda *arguments: (print("storing", flush=True), store(*arguments))[1]
 with qf.connect(sys.argv[1], user_id=sys.argv[3]) as client:
-    print(client.migrate(sys.argv[2], dry_run=False, jobs=2), flush=True)
+    client.migrate(sys.argv[2], dry_run=False, jobs=2)
 """
 
 
 def test_killed_anywhere_and_run_again_it_ends_the_same(
     client: Client, tenant_client: TenantClient, database_url: str, tmp_path: Path, long: bool
 ):
-    for number in range(200):
+    jobs = 600 if long else 120
+    for number in range(jobs):
         write_job(tmp_path / f"{number % 3}", "water", number, energy=-5 - number / 1000)
     shutil.copytree(RUNS, tmp_path / "real")
     shutil.copytree(RUNS / "plain", tmp_path / "copies")
@@ -212,7 +217,10 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(
             stdout=subprocess.PIPE,
             start_new_session=True,
         ) as process:
-            time.sleep(chance.uniform(0.5, 4))
+            assert process.stdout is not None
+            for _ in range(chance.randint(1, 2)):
+                process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.3))
             os.killpg(process.pid, signal.SIGKILL)
         committed.append(client.calculations.count(user_id=str(ALICE)))
         with client.engine.connect() as connection:
@@ -227,7 +235,7 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(
     alice, bob = tenant_client(ALICE), tenant_client(BOB)
     done = alice.migrate(tmp_path, dry_run=False, jobs=2)
     undisturbed = bob.migrate(tmp_path, dry_run=False, jobs=2)
-    assert len(done.rows) == len(undisturbed.rows) == 200 + 28 + 18
-    assert alice.calculations.count() == 228
+    assert len(done.rows) == len(undisturbed.rows) == jobs + 28 + 18
+    assert alice.calculations.count() == jobs + 28
     assert everything(client, ALICE) == everything(client, BOB)
-    assert alice.migrate(tmp_path, dry_run=False, jobs=2).counts["already_there"] == 246
+    assert alice.migrate(tmp_path, dry_run=False, jobs=2).counts["already_there"] == jobs + 28 + 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from tqdm.auto import tqdm
 
 from qforge_sdk.chem.run_folder import Run
 from qforge_sdk.migrate import known
-from qforge_sdk.migrate.folders import read_all
+from qforge_sdk.migrate.folders import _count, read_all
 from qforge_sdk.migrate.known import NumberByText
 from qforge_sdk.migrate.read import Found
 from qforge_sdk.migrate.report import COLUMNS, Lines, MigrationReport
@@ -161,6 +163,23 @@ def test_what_is_ahead_waits_packed():
         assert first.folder.name.endswith("00000001")
         assert (taken, ahead.count) == (20_000, 20_000)
         assert sum(map(len, ahead._packed)) < 30 * 20_000
+
+
+def test_the_bar_ends_where_the_search_is_and_says_so():
+    going_on = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(20)
+        going_on.wait(10)
+
+    with Ahead(items()) as ahead, tqdm(file=io.StringIO(), mininterval=0) as bar:
+        next(iter(ahead))
+        _count(bar, ahead)
+        assert (bar.total, bar.postfix) == (16, "still searching")
+        going_on.set()
+        ahead._thread.join()
+        _count(bar, ahead)
+        assert (bar.total, bar.postfix) == (20, "")
 
 
 def test_one_that_stops_reading_stops_the_search():
