@@ -7,10 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from qforge_sdk.chem.geometry import ELEMENT_SYMBOLS, Geometry, atomic_number, element_symbol
+from qforge_sdk.chem.geometry import ELEMENT_SYMBOLS, FloatArray, Geometry, atomic_number, element_symbol
 from qforge_sdk.chem.xtb_files import Unreadable, coordinate
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.quantities import BOHR_IN_ANGSTROM
+
+#: Angstrom; squares and differences of such numbers are numbers still.
+_FARTHEST: Final = 1e6
 
 Rows = list[tuple[str, Sequence[str | bytes]]]
 
@@ -96,7 +99,7 @@ def _of_plain_rows(body: bytes, count: int, comment: str) -> Geometry | None:
         positions = np.array([list(map(float, words[axis : 4 * count : 4])) for axis in (1, 2, 3)])
     except ValueError:
         return None
-    return Geometry(tuple(symbols), positions.T, comment)  # type: ignore[arg-type]
+    return _placed(tuple(symbols), positions.T, comment)  # type: ignore[arg-type]
 
 
 def _of_lines(body: bytes, count: int, comment: str) -> Geometry:
@@ -148,7 +151,13 @@ def _geometry(rows: Rows, *, factor: float = 1.0, comment: str = "") -> Geometry
         raise Unreadable("there is no atom in it")
     symbols = tuple(_symbol(symbol) for symbol, _ in rows)
     positions = np.array([[coordinate(word) for word in row] for _, row in rows])
-    return Geometry(symbols, positions * factor, comment)
+    return _placed(symbols, positions * factor, comment)
+
+
+def _placed(symbols: tuple[str, ...], positions: FloatArray, comment: str) -> Geometry:
+    if not np.abs(positions).max() <= _FARTHEST:
+        raise Unreadable(f"an atom is farther away than {_FARTHEST:g} angstrom")
+    return Geometry(symbols, positions, comment)
 
 
 def _symbol(word: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +21,7 @@ from qforge_sdk.chem.geometry import FloatArray, Geometry
 from qforge_sdk.chem.geometry_files import read_geometry
 from qforge_sdk.chem.result import Doubt, Status, XtbResult
 from qforge_sdk.chem.run_files import RunFiles, beginning
+from qforge_sdk.chem.run_record import Run, RunRecord
 from qforge_sdk.chem.trust import TOLERANCE, TRUST, Sources, apart
 from qforge_sdk.chem.xtb_files import Unreadable
 from qforge_sdk.chem.xtb_log import LogFacts
@@ -43,63 +43,6 @@ _SAID_BY_LOG: Final = ("energy", "gap", "homo", "lumo", "dipole", "method")
 _SAID_BY_JSON: Final = ("energy", "gap", "homo", "lumo", "charges", "unpaired_electrons", "method")
 # Lanthanides are computed without their f electrons, so that counting electrons says nothing of their spins.
 _LANTHANIDES: Final = range(58, 72)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run on disk.
-
-    Parameters
-    ----------
-    folder
-        Where it is.
-    log
-        Name of its log in the folder, None where there is none.
-    alone
-        Whether the folder holds this run only, so that every file in it is the run's.
-    """
-
-    folder: Path
-    log: str | None = None
-    alone: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """What was read of one run.
-
-    Parameters
-    ----------
-    run
-        Where.
-    result
-        Numbers, status and doubts.
-    name
-        Of the molecule, where the job's metadata names it.
-    smiles
-        As metadata gives it, not validated.
-    job
-        The job's metadata.
-    input_hash
-        sha256 of the input's bytes.
-    content_hash
-        sha256 over the files that were read: the same run gives the same hash wherever it lies.
-    output_json
-        Path of xtbout.json, where there is one.
-    sources
-        Which source each number came from. A charge or a number of unpaired electrons without one is the program's
-        own default, zero.
-    """
-
-    run: Run
-    result: XtbResult
-    name: str | None = None
-    smiles: str | None = None
-    job: Mapping[str, Any] = field(default_factory=dict)
-    input_hash: str | None = None
-    content_hash: str = ""
-    output_json: Path | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 def runs_in(folder: Path, names: list[str]) -> list[Run]:
@@ -165,6 +108,7 @@ class _Reader:
         self.own: Mapping[str, str] = {}
         self.log_text = b""
         self.electrons: int | None = None
+        self.input_name: str | None = None
 
     def read(self) -> RunRecord:
         self._read_log()
@@ -173,7 +117,7 @@ class _Reader:
         call = self._read_json()
         start, input_hash = self._read_input(job)
         final = self._read_final()
-        optimized = self.log.optimized or final is not None if self.log else final is not None
+        optimized = final is not None or (self.log is not None and self.log.optimized)
         geometry = final or (None if optimized else start)
         forces = self._read_forces(geometry)
         self._read_charges()
@@ -225,7 +169,7 @@ class _Reader:
             before, hidden = f"{self.log.namespace}.", f".{self.log.namespace}."
             own = {name.removeprefix(before): name for name in names if name.startswith(before)}
             return own | {f".{name.removeprefix(hidden)}": name for name in names if name.startswith(hidden)}
-        return dict(zip(names, names, strict=True)) if self.run.alone else {}
+        return {name: name for name in names} if self.run.alone else {}
 
     def _parsed(self, name: str | None, parse: Callable[[bytes], T]) -> T | None:
         """What a file says; one that is damaged is a doubt."""
@@ -321,7 +265,7 @@ class _Reader:
         if not self.own and not self.run.alone and self.files.names & _WRITTEN:
             self.files.doubt("shared_files", "the folder holds several runs: only the log was read")
         # xtbopt before xtblast, which is left where an optimisation failed.
-        for name in sorted(_FINAL & self.own.keys(), reverse=True):
+        for name in sorted((_FINAL & self.own.keys()) - {self.input_name}, reverse=True):
             geometry = self._parsed(self.own[name], partial(read_geometry, name))
             if geometry is None:
                 continue
@@ -344,9 +288,13 @@ class _Reader:
 
     def _read_input(self, job: Mapping[str, Any]) -> tuple[Geometry | None, str | None]:
         """The first geometry and the hash of its file."""
-        named = [job.get("xyz_file"), job.get("input_file"), self.log.input_file if self.log else None]
+        named = [self.log.input_file if self.log else None, job.get("xyz_file"), job.get("input_file")]
         candidates = [one.replace("\\", "/").rpartition("/")[2] for one in named if isinstance(one, str)]
         name = next((one for one in candidates if one in self.files.names), None) or self._only_xyz()
+        if self.log and self.log.moved and name in _FINAL:
+            # The run began with the end of another and wrote its own over it.
+            return None, None
+        self.input_name = name
         data = self.files.read(name)
         if data is None or name is None:
             return None, None
@@ -368,7 +316,7 @@ class _Reader:
             self.sources.say("charges", name, self._parsed(self.own.get(name), xtb_files.read_charges))
         found = self.sources.said("charges", "charges")
         if found is not None and self.log is None:
-            self.sources.say("total_charge", "charges", _charge(round(float(np.sum(found)))))
+            self.sources.say("total_charge", "charges", _charge(round(sum(found.tolist()))))
 
     def _read_forces(self, geometry: Geometry | None) -> FloatArray | None:
         if geometry is None or not self.run.alone:
@@ -427,7 +375,7 @@ class _Reader:
             message = f"{len(charges)} charges for {len(geometry.symbols)} atoms; they were left out"
             self.files.doubt("geometry_differs", message)
             return None
-        found = float(np.sum(charges))
+        found = sum(charges.tolist())
         if abs(found - total) <= TOLERANCE["total_charge"]:
             return charges
         if self.log and self.log.ionised:
@@ -459,7 +407,7 @@ class _Reader:
         if (log is not None and log.optimization_failed) or (last and not self.sources.said("energy", "xtbopt.xyz")):
             return "not_converged", "the geometry optimisation did not converge"
         if log is not None and not log.finished:
-            return "error", log.fatal or "the log ends before the run does"
+            return "error", log.fatal or ("the log ends before the run does" if self.log_text else "the log is empty")
         if log is None and (told or _inner(job, "results", "success") is False):
             return "error", told or "the job's results say that it failed"
         if energy is None:

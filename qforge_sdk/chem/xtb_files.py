@@ -16,6 +16,7 @@ from qforge_sdk.quantities import ATOMIC_DIPOLE_IN_DEBYE, BOHR_IN_ANGSTROM
 
 _COMMENT: Final = re.compile(r"energy:\s*(\S+)(?:\s+gnorm:\s*(\S+))?(?:\s+xtb:\s*(\S+))?")
 _CALL: Final = re.compile(rb'^\s*"program call"\s*:.*$', re.M)
+_MOST_CHARGE: Final = 1000
 _OVERFLOW: Final = re.compile(rb"\*{2,}")
 
 
@@ -89,8 +90,8 @@ def read_xtb_json(data: bytes) -> JsonFacts:
         homo=homo,
         lumo=lumo,
         gap=number(_first(content, "HOMO-LUMO gap/eV", "HOMO-LUMO gap / eV")),
-        dipole=None if moment is None or len(moment) != 3 else _norm(moment) * ATOMIC_DIPOLE_IN_DEBYE,
-        charges=_numbers(_first(content, "partial charges")),
+        dipole=None if moment is None or len(moment) != 3 else number(_norm(moment) * ATOMIC_DIPOLE_IN_DEBYE),
+        charges=_small(_numbers(_first(content, "partial charges"))),
         electrons=count(_first(content, "number of electrons")),
         unpaired_electrons=count(_first(content, "number of unpaired electrons")),
         method=_text(_first(content, "method")),
@@ -139,9 +140,12 @@ def read_charges(data: bytes) -> FloatArray:
     Raises
     ------
     Unreadable
-        A line is no number.
+        A line is no number, or none of an atom's charge.
     """
-    return np.array(_floats(data.split()))
+    charges = _small(np.array(_floats(data.split())))
+    if charges is None:
+        raise Unreadable(f"a charge is beyond {_MOST_CHARGE}")
+    return charges
 
 
 def read_comment(comment: str) -> tuple[float | None, str | None]:
@@ -335,6 +339,10 @@ def _numbers(value: Any) -> FloatArray | None:
     except OverflowError:
         return None
     return found if np.isfinite(found).all() else None
+
+
+def _small(charges: FloatArray | None) -> FloatArray | None:
+    return charges if charges is None or np.abs(charges).max() <= _MOST_CHARGE else None
 
 
 def _text(value: Any) -> str | None:

@@ -32,27 +32,33 @@ def known_runs(connection: Connection, owner: uuid.UUID | None) -> Iterator[tupl
         yield row[0], row[1], row[2]
 
 
-def stored_paths(connection: Connection, calculation_ids: Sequence[int]) -> dict[int, tuple[str, str]]:
-    """Where the runs of calculations lay when they were loaded.
+def stored_runs(
+    connection: Connection, owner: uuid.UUID | None, source_ids: Sequence[str]
+) -> dict[str, tuple[int, str, str | None]]:
+    """What an owner has under some source_ids.
 
     Parameters
     ----------
     connection
         In a transaction.
-    calculation_ids
-        Keys.
+    owner
+        Whose.
+    source_ids
+        To look for.
 
     Returns
     -------
     dict
-        Path and content hash by key.
+        Key, path and content hash by source_id; what no migration stored has no hash.
     """
+    # By the index on both, which IS NOT DISTINCT FROM would not use.
     query = text(
-        "SELECT id, metadata -> 'run' ->> 'path', metadata -> 'run' ->> 'content_hash' FROM public.calculations "
-        "WHERE id = ANY (:ids)"
+        "SELECT source_id, id, metadata -> 'run' ->> 'path', metadata -> 'run' ->> 'content_hash' "
+        f"FROM public.calculations WHERE user_id {'IS NULL' if owner is None else '= :owner'} "
+        "AND source_id = ANY (:source_ids)"
     )
-    found = connection.execute(query, {"ids": list(calculation_ids)}) if calculation_ids else ()
-    return {row[0]: (row[1] or "", row[2] or "") for row in found}
+    found = connection.execute(query, {"owner": owner, "source_ids": list(source_ids)})
+    return {row[0]: (row[1], row[2] or "", row[3]) for row in found}
 
 
 def register_graphs(

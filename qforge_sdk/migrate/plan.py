@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,9 +123,8 @@ class Plan:
                     self._seen[found.source_id] = number
                 continue
             if first is not None:
-                other = (
-                    steps[first - len(self.lines)].found.path if first >= len(self.lines) else self.lines.path(first)
-                )
+                here = first - len(self.lines)
+                other = steps[here].found.path if here >= 0 else self.lines.path(first)
                 found.unreadable = f"another folder of this migration has the same job_id: {other}"
                 continue
             self._seen[found.source_id] = number
@@ -132,22 +132,24 @@ class Plan:
             step.action = "insert" if step.key is None else "update"
             self._by_content[found.content_hash] = step.key or _PENDING
             fresh[found.source_id] = step
-        self._protect([step for step in fresh.values() if step.action == "update"])
+        if fresh:
+            self._protect(fresh)
 
-    def _protect(self, updates: list[_Step]) -> None:
-        """A run is not replaced by another of the same job_id while its folder is there."""
-        if not updates:
-            return
+    def _protect(self, fresh: dict[str, _Step]) -> None:
+        """What is stored is not replaced by another run of the same job_id while its folder is there."""
         with self.engine.begin() as connection:
-            stored = stored_runs.stored_paths(connection, [step.key for step in updates if step.key])
-        for step in updates:
-            path, content_hash = stored.get(step.key or 0, ("", ""))
-            if path and path != step.found.path and Path(path.partition("#")[0]).exists():
+            stored = stored_runs.stored_runs(connection, self.owner, list(fresh))
+        for source_id, (key, path, content_hash) in stored.items():
+            step = fresh[source_id]
+            if content_hash is None:
+                step.found.unreadable = f"calculation {key}, which no migration stored, has this source_id"
+            elif path != step.found.path and os.path.exists(path.partition("#")[0]):  # noqa: PTH110 - never raises
                 step.found.unreadable = f"a folder that is stored and still there has the same job_id: {path}"
+            if step.found.unreadable is None:
+                self._by_content.discard(content_hash or "")
+            else:
                 step.action, step.key = "none", None
                 self._by_content.discard(step.found.content_hash)
-            else:
-                self._by_content.discard(content_hash)
 
     def _settle_copies(self, steps: list[_Step]) -> None:
         """Copies of a run in the same chunk share its key, or its fault."""

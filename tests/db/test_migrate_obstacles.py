@@ -48,6 +48,16 @@ def test_a_run_is_not_replaced_by_another_of_its_job_id_while_it_is_there(client
     assert client.calculations.query().energy.tolist() == [-5.1]
 
 
+def test_a_row_that_no_migration_stored_is_left_alone(client: Client, jobs: Path):
+    source_id = "job:water_20251121_133039_00000001"
+    client.calculations.create(smiles="CC", energy=-7.3, source_id=source_id)
+    for dry_run in (True, False):
+        rows = client.migrate(jobs, dry_run=dry_run, jobs=1).rows.set_index("source_id")
+        assert rows.outcome[source_id] == "unreadable"
+        assert "no migration stored" in rows.reason[source_id]
+    assert client.calculations.query(source_id=source_id).energy.tolist() == [-7.3]
+
+
 def test_a_tree_that_was_moved_and_changed_updates_its_rows(client: Client, jobs: Path, tmp_path: Path):
     client.migrate(jobs, dry_run=False, jobs=1)
     moved = tmp_path / "moved"

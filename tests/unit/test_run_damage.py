@@ -42,6 +42,7 @@ def damage(kind: str, data: bytes, at: float, size: int, noise: bytes) -> bytes:
         "hole": lambda: data[:place] + data[place + size :],
         "zeros": lambda: data[:place] + b"\0" * size + data[place + size :],
         "overflow": lambda: data[:start] + b"*" * len(found) + data[stop:],
+        "extreme": lambda: re.sub(rb"-?\d+\.\d+", b"-1.0E+308", data),
         "exponent": lambda: data[:start] + found + b"D+02" + data[stop:],
         "huge": lambda: data[:start] + b"9" * 5000 + data[stop:],
         "not a number": lambda: data[:start] + b"NaN" + data[stop:],
@@ -58,8 +59,8 @@ def damage(kind: str, data: bytes, at: float, size: int, noise: bytes) -> bytes:
 
 
 KINDS: Final = (
-    "cut", "flip", "hole", "zeros", "overflow", "exponent", "huge", "not a number", "underscore", "windows",
-    "old mac", "one line", "twice", "byte-order mark", "wide", "long line", "empty",
+    "gone", "extreme", "cut", "flip", "hole", "zeros", "overflow", "exponent", "huge", "not a number", "underscore",
+    "windows", "old mac", "one line", "twice", "byte-order mark", "wide", "long line", "empty",
 )  # fmt: skip
 DAMAGES: Final = st.lists(
     st.tuples(
@@ -85,7 +86,10 @@ def damaged(folder: Path, target: Path, damages: list[tuple[str, int, float, int
     names = names_in(target)
     for kind, number, at, size, noise in damages:
         path = target / names[number % len(names)]
-        path.write_bytes(damage(kind, path.read_bytes(), at, size, noise))
+        if kind == "gone":
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            path.write_bytes(damage(kind, path.read_bytes(), at, size, noise))
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,23 @@ def test_the_json_of_another_call_is_left_out(folder: Path):
     record = read(folder)
     assert codes(record) == {"stale_file"}
     assert record.sources["homo"] == "log"
+
+
+def test_the_input_of_a_run_that_follows_an_optimisation_is_no_stale_file(folder: Path):
+    (folder / "xtb_stdout.log").write_text(log_of(input="xtbopt.xyz", options="--hess", optimisation=""))
+    (folder / "molecule.xyz").unlink()
+    record = read(folder)
+    assert codes(record) == set()
+    assert record.result.geometry is record.result.input_geometry
+    assert record.input_hash == hashlib.sha256((folder / "xtbopt.xyz").read_bytes()).hexdigest()
+
+
+def test_a_run_that_wrote_over_its_input_has_none(folder: Path):
+    (folder / "xtb_stdout.log").write_text(log_of(input="xtbopt.xyz"))
+    (folder / "molecule.xyz").unlink()
+    record = read(folder)
+    assert (record.result.input_geometry, record.input_hash) == (None, None)
+    assert record.result.geometry is not None
 
 
 def test_numbers_that_overflowed_in_the_json_cost_themselves_only():
@@ -177,7 +195,7 @@ def test_geometries_in_all_their_spellings(form: str, line_end: str):
         b"2\n\nH 0 0 0\n", b"1\n\nXx 0 0 0\n", b"1\n\nH 0 0 nan\n", b"1\n\nH 0 0 1_0\n", b"1\n\nH 0 0 1e999\n",
         b"1\n\n999 0 0 0\n",
         b"$coord\n", b"$coord frac\n0 0 0 h\n", b"$coord\n0 0 h\n", b"HETATM\n", b"\n\n\n  1  0 V2000\n",
-        b"\n\n\n  0  0  0     0  0            999 V3000\n",
+        b"1\n\nH 0 0 1e7\n", b"\n\n\n  0  0  0     0  0            999 V3000\n",
     ],
 )  # fmt: skip
 def test_what_is_no_geometry_is_refused(data: bytes):
