@@ -12,6 +12,7 @@ pytest_plugins = [
     "tests.fixtures.clients",
     "tests.fixtures.pooler",
     "tests.fixtures.bulk",
+    "tests.fixtures.xtb_runs",
 ]
 
 # Machines are shared and slow at times: a time limit would find nothing but that.

@@ -23,6 +23,8 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 _TABLE: Final = Chem.GetPeriodicTable()
 _SYMBOLS: Final = ("X", *(_TABLE.GetElementSymbol(number) for number in range(1, 119)))
 _NUMBERS: Final = {symbol: number for number, symbol in enumerate(_SYMBOLS)}
+#: Of the elements, in the order of their numbers.
+ELEMENT_SYMBOLS: Final = _SYMBOLS[1:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

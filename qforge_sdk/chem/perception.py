@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
+from qforge_sdk.chem.formula import composition
 from qforge_sdk.chem.geometry import Geometry, unconnected
 from qforge_sdk.chem.smiles import validate_here
 from qforge_sdk.errors import InvalidSmiles
 
 _SINGLE, _DOUBLE = Chem.BondType.SINGLE, Chem.BondType.DOUBLE
-# From the positive atom to the negative one, and the bonds that neither charge needs.
-_YLIDES: Final = (
-    (Chem.MolFromSmarts("[S,P,Se;+1]-[O,S;-1]"), (_DOUBLE,)),
-    (Chem.MolFromSmarts("[S,O;+1]=[P]-[O,S;-1]"), (_SINGLE, _DOUBLE)),
+# Forms that nobody draws: the charges in them, and the bonds and charges that are drawn instead.
+_REDRAWN: Final = (
+    (Chem.MolFromSmarts("[S,P,Se;+1]-[O,S;-1]"), (1, -1), (_DOUBLE,), (0, 0)),
+    (Chem.MolFromSmarts("[S,O;+1]=[P]-[O,S;-1]"), (1, 0, -1), (_SINGLE, _DOUBLE), (0, 0, 0)),
+    (Chem.MolFromSmarts("[N,C;-1]-[N;+1]#[N;+0]"), (-1, 1, 0), (_DOUBLE, _DOUBLE), (0, 1, -1)),
 )
+_NITRO: Final = Chem.MolFromSmarts("[*;!O]~[N;D3](~[O;D1])~[O;D1]")
+#: Ways to place double bonds that are tried; more than an oligophosphate needs, and some tenths of a second.
+_MOST_WAYS: Final = 50_000
+# Of these a SMILES draws all bonds; of a metal complex it may draw none.
+_DRAWN: Final = frozenset({"H", "B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Se", "Br", "I"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,7 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
     """
     with rdBase.BlockLogs():
         try:
-            bare = unconnected(geometry)
-            rdDetermineBonds.DetermineConnectivity(bare)
+            bare = _connected(geometry)
         except (RuntimeError, ValueError) as exc:
             return Perceived(None, geometry.formula, _first_line(exc))
         graph = _graph(bare)
@@ -76,10 +83,12 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
             return _atom(geometry, charge, unpaired_electrons, graph)
         # S=O before [S+]-[O-]: charges on atoms only where nothing fits without them.
         reason = "no bond orders fit"
-        for charged in (False, True):
+        nitro = bare.GetSubstructMatches(_NITRO)
+        for charged, groups in ((False, ()), (True, ()), *([(True, nitro)] if nitro else [])):
             try:
-                molecule = Chem.Mol(bare)
-                rdDetermineBonds.DetermineBondOrders(molecule, charge=charge, allowChargedFragments=charged)
+                molecule = (
+                    _ordered(bare, charge, charged=charged) if not groups else _with_nitro(bare, charge, groups)
+                )
                 smiles, problem = _checked(molecule, geometry, charge, unpaired_electrons)
             except (RuntimeError, ValueError) as exc:
                 reason = _first_line(exc)
@@ -90,15 +99,78 @@ def perceive(geometry: Geometry, charge: int, unpaired_electrons: int = 0) -> Pe
         return Perceived(None, graph, reason)
 
 
-def flat(smiles: str) -> str:
-    """The same molecule without stereochemistry.
+def connection_graph(geometry: Geometry) -> str:
+    """Canonical text of the connected atoms, without bond orders, as in :class:`Perceived`.
+
+    Parameters
+    ----------
+    geometry
+        With all hydrogens, angstrom.
+
+    Returns
+    -------
+    str
+        The formula where no bonds can be perceived.
+    """
+    with rdBase.BlockLogs():
+        try:
+            return _graph(_connected(geometry))
+        except (RuntimeError, ValueError):
+            return geometry.formula
+
+
+def stored_formula(geometry: Geometry) -> str:
+    """Molecular formula as RDKit writes it, which is how molecules with a SMILES have it: HCl, not ClH.
+
+    Parameters
+    ----------
+    geometry
+        Of any atoms.
+    """
+    return str(CalcMolFormula(unconnected(geometry)))
+
+
+def is_rearranged(first: Geometry, last: Geometry) -> bool:
+    """Whether two geometries of the same atoms are different molecules: their bonds make different graphs.
+
+    Parameters
+    ----------
+    first, last
+        Angstrom, atoms in the same order.
+    """
+    with rdBase.BlockLogs():
+        try:
+            ends = [_connected(geometry) for geometry in (first, last)]
+        except (RuntimeError, ValueError):
+            return False
+        # The same bonds between the same atoms, as nearly always, need no canonical order.
+        return _bonds(ends[0]) != _bonds(ends[1]) and _graph(ends[0]) != _graph(ends[1])
+
+
+def draws(smiles: str, graph: str) -> bool:
+    """Whether a SMILES may be of a graph: it connects the atoms in the same way, or is of a metal complex.
 
     Parameters
     ----------
     smiles
         Valid.
+    graph
+        From :func:`connection_graph`.
     """
-    return str(Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False))
+    with rdBase.BlockLogs():
+        molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+        is_drawn = {atom.GetSymbol() for atom in molecule.GetAtoms()} <= _DRAWN
+        return not is_drawn or _graph(molecule) == graph
+
+
+def _connected(geometry: Geometry) -> Chem.Mol:
+    molecule = unconnected(geometry)
+    rdDetermineBonds.DetermineConnectivity(molecule)
+    return molecule
+
+
+def _bonds(molecule: Chem.Mol) -> set[tuple[int, ...]]:
+    return {tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in molecule.GetBonds()}
 
 
 def _atom(geometry: Geometry, charge: int, unpaired_electrons: int, graph: str) -> Perceived:
@@ -106,27 +178,65 @@ def _atom(geometry: Geometry, charge: int, unpaired_electrons: int, graph: str) 
     return Perceived(smiles, graph, problem)
 
 
+def _ordered(bare: Chem.Mol, charge: int, *, charged: bool) -> Chem.Mol:
+    molecule = Chem.Mol(bare)
+    rdDetermineBonds.DetermineBondOrders(
+        molecule, charge=charge, allowChargedFragments=charged, embedChiral=False, maxIterations=_MOST_WAYS
+    )
+    return molecule
+
+
+def _with_nitro(bare: Chem.Mol, charge: int, groups: tuple[tuple[int, ...], ...]) -> Chem.Mol:
+    """RDKit finds the charges of one nitro group and not of two: they stand aside as if they were fluorine."""
+    rest = Chem.RWMol(bare)
+    for atom in rest.GetAtoms():
+        atom.SetIntProp("place", atom.GetIdx())
+    for _, nitrogen, *_ in groups:
+        rest.GetAtomWithIdx(nitrogen).SetAtomicNum(9)
+    for oxygen in sorted((place for group in groups for place in group[2:]), reverse=True):
+        rest.RemoveAtom(oxygen)
+    ordered = _ordered(rest.GetMol(), charge, charged=True)
+    whole = Chem.RWMol(bare)
+    places = [atom.GetIntProp("place") for atom in ordered.GetAtoms()]
+    for atom in ordered.GetAtoms():
+        drawn = whole.GetAtomWithIdx(places[atom.GetIdx()])
+        drawn.SetFormalCharge(atom.GetFormalCharge())
+        drawn.SetNumRadicalElectrons(atom.GetNumRadicalElectrons())
+    for bond in ordered.GetBonds():
+        ends = (places[bond.GetBeginAtomIdx()], places[bond.GetEndAtomIdx()])
+        whole.GetBondBetweenAtoms(*ends).SetBondType(bond.GetBondType())
+    for _, nitrogen, doubly, singly in groups:
+        whole.GetAtomWithIdx(nitrogen).SetFormalCharge(1)
+        whole.GetAtomWithIdx(singly).SetFormalCharge(-1)
+        whole.GetBondBetweenAtoms(nitrogen, doubly).SetBondType(_DOUBLE)
+    return whole.GetMol()
+
+
 def _checked(
     molecule: Chem.Mol, geometry: Geometry, charge: int, unpaired_electrons: int
 ) -> tuple[str | None, str | None]:
-    molecule = _without_ylides(molecule)
+    molecule = _redrawn(molecule)
     Chem.SanitizeMol(molecule)
     Chem.AssignStereochemistryFrom3D(molecule)
-    return _checked_text(Chem.MolToSmiles(Chem.RemoveHs(molecule)), geometry, charge, unpaired_electrons)
+    # Nobody draws on which side the hydrogen of an amidine is, as it would otherwise be.
+    removal: Any = Chem.RemoveHsParameters()
+    removal.removeDefiningBondStereo = True
+    return _checked_text(Chem.MolToSmiles(Chem.RemoveHs(molecule, removal)), geometry, charge, unpaired_electrons)
 
 
-def _without_ylides(molecule: Chem.Mol) -> Chem.Mol:
-    """S=O and P=S as chemists write them, where charges were put on neighbours instead."""
+def _redrawn(molecule: Chem.Mol) -> Chem.Mol:
+    """S=O, P=S and azides as chemists write them, where charges were put on other neighbours."""
     edited = Chem.RWMol(molecule)
-    for pattern, order in _YLIDES:
+    for pattern, before, order, after in _REDRAWN:
         for match in edited.GetSubstructMatches(pattern):
             atoms = [edited.GetAtomWithIdx(index) for index in match]
-            if [atoms[0].GetFormalCharge(), atoms[-1].GetFormalCharge()] != [1, -1]:
+            # A group that overlaps with one that was redrawn has other charges by now.
+            if tuple(atom.GetFormalCharge() for atom in atoms) != before:
                 continue
             for first, second, bond in zip(match, match[1:], order, strict=False):
                 edited.GetBondBetweenAtoms(first, second).SetBondType(bond)
-            atoms[0].SetFormalCharge(0)
-            atoms[-1].SetFormalCharge(0)
+            for atom, charge in zip(atoms, after, strict=True):
+                atom.SetFormalCharge(charge)
     return edited.GetMol()
 
 
@@ -137,9 +247,11 @@ def _checked_text(
         found = validate_here(smiles)
     except InvalidSmiles as exc:
         return None, str(exc)
-    wanted = {"formula": geometry.formula, "charge": charge, "unpaired_electrons": unpaired_electrons}
-    got = {"formula": found.formula, "charge": found.charge, "unpaired_electrons": found.unpaired_electrons}
+    wanted = {"charge": charge, "unpaired electrons": unpaired_electrons}
+    got = {"charge": found.charge, "unpaired electrons": found.unpaired_electrons}
     apart = [f"{name} {got[name]} instead of {wanted[name]}" for name in wanted if got[name] != wanted[name]]
+    if composition(found.formula) != composition(geometry.formula):
+        apart.append(f"formula {found.formula} instead of {geometry.formula}")
     return (None, f"the perceived structure has {', '.join(apart)}") if apart else (found.smiles, None)
 
 
@@ -149,8 +261,15 @@ def _graph(bare: Chem.Mol) -> str:
         atom.SetNoImplicit(True)
         atom.SetFormalCharge(0)
         atom.SetNumRadicalElectrons(0)
+        # Of a SMILES; a geometry has none of these.
+        atom.SetIsAromatic(False)
+        atom.SetIsotope(0)
+        atom.SetAtomMapNum(0)
+        atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
     for bond in graph.GetBonds():
         bond.SetBondType(Chem.BondType.SINGLE)
+        bond.SetIsAromatic(False)
+        bond.SetStereo(Chem.BondStereo.STEREONONE)
     return str(Chem.MolToSmiles(graph.GetMol(), canonical=True, allHsExplicit=True))
 
 

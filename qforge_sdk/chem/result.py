@@ -13,24 +13,32 @@ Status = Literal["converged", "not_converged", "error"]
 #: Codes of doubts: what a reader noticed and did not settle by itself.
 DOUBT_CODES: Final[Mapping[str, str]] = {
     "bad_field": "a number could not be read, such as one that overflowed its field",
-    "bad_file": "a file is damaged or empty",
+    "bad_file": "a file is damaged, empty or no file",
     "charge_differs": "two sources name different total charges",
     "charge_sum_off": "the atomic charges do not sum to the total charge",
+    "dipole_differs": "two sources name different dipoles",
+    "dipole_stale": "xtbout.json keeps the dipole of the geometry before the optimisation",
     "energy_differs": "two sources name different energies",
     "formula_differs": "the given SMILES has another formula than the geometry and was not taken",
-    "gap_differs": "two sources name different gaps",
-    "dipole_differs": "two sources name different dipoles",
-    "geometry_differs": "the number of atoms differs between files",
-    "ionised": "the run computed ions as well, and its last numbers are of one of them",
+    "gap_differs": "two sources name different gaps or frontier orbitals",
+    "geometry_differs": "files disagree on the atoms or on where they are",
+    "ionised": "the run computed ions as well; the numbers are those of the molecule before them",
     "log_cut": "only the ends of a very long log were read",
     "log_truncated": "the log ends before the run does",
     "method_differs": "two sources name different methods",
+    "method_unknown": "nothing names the method; the program's default was stored",
     "normal_termination": "the program says that it ended normally, and its result is no good",
     "rearranged": "input and final geometry are perceived as different molecules",
+    "several_runs": "several runs were appended to one log; the last was read",
     "shared_files": "files that several runs of one folder may have written were left out",
     "smiles_refused": "the given SMILES was refused",
+    "spin_differs": "sources disagree on the unpaired electrons, or the number of electrons forbids them",
+    "stale_file": "a file is of another run in the same folder and was left out",
     "status_differs": "the job's metadata and its run disagree on whether it succeeded",
+    "structure_differs": "the given SMILES has the geometry's formula and connects the atoms otherwise",
 }
+#: Codes that are on record and ask for nothing: their cause is known, and the right value was taken.
+SETTLED_CODES: Final = frozenset({"dipole_stale"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,35 @@ def known_runs(connection: Connection, owner: uuid.UUID | None) -> Iterator[tupl
         yield row[0], row[1], row[2]
 
 
+def stored_runs(
+    connection: Connection, owner: uuid.UUID | None, source_ids: Sequence[str]
+) -> dict[str, tuple[int, str, str | None]]:
+    """What an owner has under some source_ids.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    owner
+        Whose.
+    source_ids
+        To look for.
+
+    Returns
+    -------
+    dict
+        Key, path and content hash by source_id; what no migration stored has no hash.
+    """
+    # By the index on both, which IS NOT DISTINCT FROM would not use.
+    query = text(
+        "SELECT source_id, id, metadata -> 'run' ->> 'path', metadata -> 'run' ->> 'content_hash' "
+        f"FROM public.calculations WHERE user_id {'IS NULL' if owner is None else '= :owner'} "
+        "AND source_id = ANY (:source_ids)"
+    )
+    found = connection.execute(query, {"owner": owner, "source_ids": list(source_ids)})
+    return {row[0]: (row[1], row[2] or "", row[3]) for row in found}
+
+
 def register_graphs(
     connection: Connection, owner: uuid.UUID | None, molecules: Sequence[Mapping[str, Any]]
 ) -> dict[str, int]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
+import pyarrow as pa
 
 COLUMNS: Final = ("path", "outcome", "action", "reason", "calculation_id", "source_id", "smiles", "status", "doubts")
 OUTCOMES: Final = ("new", "changed", "doubtful", "already_there", "unreadable")
+
+_SCHEMA: Final = pa.schema([(name, pa.int64() if name == "calculation_id" else pa.string()) for name in COLUMNS])
+
+Line = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,39 @@ class MigrationReport:
         parts = " + ".join(f"{count:,} {outcome}" for outcome, count in self.counts.items())
         how = "dry run, " if self.dry_run else ""
         return f"MigrationReport({len(self.rows):,} runs = {parts}, {how}{self.seconds:.1f} s)"
+
+
+class Lines:
+    """The lines of a report while they come: as columns, a few hundred bytes a line."""
+
+    def __init__(self) -> None:
+        self._batches: list[pa.RecordBatch] = []
+        self._ends: list[int] = []
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def add(self, lines: list[Line]) -> None:
+        """Add some.
+
+        Parameters
+        ----------
+        lines
+            Values in the order of :data:`COLUMNS`.
+        """
+        columns = [list(column) for column in zip(*lines, strict=True)] or [[] for _ in COLUMNS]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+        self._batches.append(pa.record_batch(arrays, schema=_SCHEMA))
+        self._ends.append(len(self) + len(lines))
+
+    def path(self, number: int) -> str:
+        """Path of the line of that number, from 0."""
+        place = next(place for place, end in enumerate(self._ends) if number < end)
+        start = self._ends[place] - len(self._batches[place])
+        return str(self._batches[place]["path"][number - start])
+
+    def frame(self) -> pd.DataFrame:
+        """All of them."""
+        table = pa.Table.from_batches(self._batches, schema=_SCHEMA)
+        frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+        return frame

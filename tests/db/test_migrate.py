@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -236,40 +231,3 @@ def test_several_processes_give_the_same(client: Client, tenant_client: TenantCl
     one = tenant_client(ALICE).migrate(tmp_path, dry_run=False, jobs=1)
     three = tenant_client(BOB).migrate(tmp_path, dry_run=False, jobs=3)
     assert one.rows.drop(columns="calculation_id").equals(three.rows.drop(columns="calculation_id"))
-
-
-KILLED = """
-import sys
-import qforge_sdk as qf
-from qforge_sdk.migrate import folders
-folders.CHUNK_RUNS = 20
-with qf.connect(sys.argv[1]) as client:
-    print(client.migrate(sys.argv[2], dry_run=False, jobs=2), flush=True)
-"""
-
-
-def test_killed_anywhere_and_run_again_it_ends_the_same(
-    client: Client, database_url: str, tmp_path: Path, long: bool
-):
-    for number in range(200):
-        write_job(tmp_path, "water", number, energy=-5 - number / 1000)
-    seed = random.randrange(10**6)
-    print("seed", seed)
-    chance = random.Random(seed)
-    for _ in range(20 if long else 3):
-        with subprocess.Popen(
-            [sys.executable, "-c", KILLED, database_url, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        ) as process:
-            time.sleep(chance.uniform(0.5, 4))
-            os.killpg(process.pid, signal.SIGKILL)
-        found = client.calculations.count()
-        assert found % 20 == 0
-        assert client.atoms.count() == 3 * found
-    done = client.migrate(tmp_path, dry_run=False, jobs=2)
-    assert done.counts["new"] + done.counts["already_there"] == 200
-    assert client.calculations.count() == 200
-    assert client.atoms.count() == 600
-    events = client.events.timeline(by="event_type").set_index("event_type")
-    assert events.rows["atomic_properties_loaded"] == 600

@@ -1,9 +1,12 @@
 """Pages that repeat what the code knows."""
 
+import re
 from pathlib import Path
 
+from qforge_sdk.chem.result import DOUBT_CODES, SETTLED_CODES
 from qforge_sdk.compute import ENGINES, Parameters, get_engine
 from qforge_sdk.errors import COMPUTATION_CODES
+from qforge_sdk.migrate.report import OUTCOMES
 from qforge_sdk.quantities import QUANTITIES
 
 ROOT = Path(__file__).parents[2]
@@ -14,6 +17,13 @@ def test_the_units_page_lists_every_quantity():
     table = page.split("<!-- quantities -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
     expected = [f"| {q.name} | {q.unit} | {q.description} |" for q in QUANTITIES.values()]
     assert table == expected
+
+
+def test_the_migration_page_explains_every_doubt_and_outcome():
+    page = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
+    explained = {word for row in page.splitlines() if row.startswith("| `") for word in re.findall(r"`(\w+)`", row)}
+    assert explained >= {*DOUBT_CODES, *OUTCOMES}
+    assert DOUBT_CODES.keys() >= SETTLED_CODES
 
 
 def test_the_page_on_computing_names_what_engines_have_and_how_they_fail():

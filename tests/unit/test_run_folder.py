@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,52 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qforge_sdk.chem import xtb_log
-from qforge_sdk.chem.run_folder import Run, RunRecord, read_run, runs_in
+from qforge_sdk.chem.run_folder import Run, read_run, runs_in
 from qforge_sdk.chem.xtb_files import read_xtb_json
-from tests.fixtures.jobs import LOG, METHANE, WATER, write_job, write_run, xyz
+from qforge_sdk.quantities import BOHR_IN_ANGSTROM as BOHR
+from tests.fixtures.jobs import METHANE, WATER, codes, log_of, read, write_job, write_run, xtb_json, xyz
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", energy=-5.070544408476, gap=14.392218592879)
-
-
-def read(folder: Path) -> RunRecord:
-    (run,) = runs_in(folder, sorted(path.name for path in folder.iterdir()))
-    return read_run(run)
-
-
-def codes(record: RunRecord) -> set[str]:
-    return {doubt.code for doubt in record.result.doubts}
-
-
-def log_of(**values: Any) -> str:
-    defaults = {
-        "input": "molecule.xyz", "options": "--opt", "charge": 0, "energy": -5.070544408476, "gap": 14.392218592879,
-        "dipole": 2.216, "seconds": 0.017,
-        "optimisation": "   *** GEOMETRY OPTIMIZATION CONVERGED AFTER 4 ITERATIONS",
-    }  # fmt: skip
-    return LOG.format(**defaults | values)
-
-
-def xtb_json(style: str = "6.6", **values: Any) -> str:
-    keys = {
-        "6.6": ("HOMO-LUMO gap/eV", "dipole", "orbital energies/eV"),
-        "6.7": ("HOMO-LUMO gap / eV", "dipole / a.u.", "orbital energies / eV"),
-    }[style]
-    content = {
-        "total energy": -5.07054441,
-        keys[0]: 14.39221859,
-        keys[1]: [0.0, 0.0, -0.87184],
-        "partial charges": [-0.5, 0.25, 0.25],
-        keys[2]: [-18.5, -15.4, -13.9, -12.14654871, 2.24566988, 6.85],
-        "fractional occupation": [2.0, 2.0, 2.0, 2.0, 0.0, 0.0],
-        "number of unpaired electrons": 0,
-        "program call": "xtb molecule.xyz --opt --json",
-        "method": "GFN2-xTB",
-        "xtb version": "6.6.1 (unknown)",
-    }
-    return json.dumps(content | values, indent=3)
 
 
 def test_every_number_of_a_whole_run(folder: Path):
@@ -109,6 +71,8 @@ def test_more_electrons_than_orbitals_hold_give_no_orbital():
 def test_a_hydrogen_atom_has_no_gap(folder: Path):
     one_orbital = {"orbital energies/eV": [-10.7], "number of electrons": 1, "number of unpaired electrons": 1}
     (folder / "xtbout.json").write_text(xtb_json(**one_orbital))
+    log = folder / "xtb_stdout.log"
+    log.write_text("\n".join(line for line in log.read_text().splitlines() if "(LUMO)" not in line))
     assert read(folder).result.gap is None
 
 
@@ -132,7 +96,7 @@ def test_a_stale_dipole_and_the_first_energy_are_doubts(tmp_path: Path):
     (folder / "results.json").write_text(json.dumps(results))
     record = read(folder)
     assert (record.result.energy, record.result.dipole) == (-5.070544408476, 2.216)
-    assert codes(record) == {"energy_differs", "gap_differs", "dipole_differs"}
+    assert codes(record) == {"energy_differs", "gap_differs", "dipole_stale"}
     (energy,) = [doubt for doubt in record.result.doubts if doubt.code == "energy_differs"]
     assert energy.values["log"] == -5.070544408476
     assert energy.values["results.json"] == -5.070276993755
@@ -145,7 +109,7 @@ def test_without_a_log_the_dipole_of_the_first_geometry_is_not_taken(folder: Pat
     assert record.result.dipole is None
     assert record.result.energy == -5.070544408476
     assert record.sources["energy"] == "xtbopt.xyz"
-    assert "dipole_differs" in codes(record)
+    assert "dipole_stale" in codes(record)
 
 
 @pytest.mark.parametrize("percent", range(0, 100, 5))
@@ -233,12 +197,21 @@ def test_charges_that_do_not_fit_are_left_out_or_doubted(folder: Path):
 
 def test_gradients_are_forces_with_the_sign_turned(folder: Path):
     lines = ["$grad", "  cycle =      1    SCF energy =  -5.07   |dE/dxyz| =  0.01"]
-    lines += ["0.0 0.0 0.2 O", "0.0 1.4 -0.9 H", "0.0 -1.4 -0.9 H"]
+    lines += [f"{x / BOHR} {y / BOHR} {z / BOHR} {symbol}" for symbol, x, y, z in WATER]
     lines += ["0.1D-02 0.2 0.3", "-0.4 0.5 0.6", "0.7 0.8 -0.9", "$end", ""]
     (folder / "gradient").write_text("\n".join(lines))
     forces = read(folder).result.forces
     assert forces is not None
     np.testing.assert_allclose(forces, [[-0.001, -0.2, -0.3], [0.4, -0.5, -0.6], [-0.7, -0.8, 0.9]])
+
+
+def test_forces_of_another_geometry_are_left_out(folder: Path):
+    lines = ["$grad", "  cycle = 1 SCF energy = -5.07"]
+    lines += ["0.0 0.0 0.2 O", "0.0 1.4 -0.9 H", "0.0 -1.4 -0.9 H", *["0.1 0.2 0.3"] * 3, "$end", ""]
+    (folder / "gradient").write_text("\n".join(lines))
+    record = read(folder)
+    assert record.result.forces is None
+    assert codes(record) == {"geometry_differs"}
 
 
 def test_several_logs_in_one_folder_are_runs_of_their_own(tmp_path: Path):
@@ -330,12 +303,16 @@ def test_solvation(text: str, expected: tuple[str | None, str | None]):
 
 
 def test_ions_that_a_run_computed_as_well_are_a_doubt():
-    text = log_of(options="--vipea").replace(
-        "molecular dipole", ":: total energy              -4.900000000000 Eh\n Property Printout\nmolecular dipole", 1
+    text = log_of(options="--vipea", energy=-4.9).replace(
+        "molecular dipole",
+        ":: total energy   -5.07 Eh\nvertical delta SCC IP\nProperty Printout\nmolecular dipole",
+        1,
     )
-    (doubt,) = xtb_log.read_log(text.encode()).doubts
+    facts = xtb_log.read_log(text.encode())
+    (doubt,) = facts.doubts
     assert doubt.code == "ionised"
-    assert doubt.values == {"log": -5.070544408476, "log, before the ions": -4.9}
+    assert doubt.values == {"log": -5.07, "log, at its end": -4.9}
+    assert (facts.energy, facts.homo, facts.dipole) == (-5.07, -12.1465, None)
 
 
 @given(st.binary(max_size=400), st.integers(0, 3000))
