@@ -11,9 +11,10 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -107,14 +108,59 @@ def migrate(
             raise InvalidInput(f"{name} must be 1 or more, not {value!r}", field=name, value=value)
     with tqdm(desc="scanning", unit=" runs", delay=2, disable=_hidden(progress), leave=False) as bar:
         runs = [_counted(bar, one) for one in islice(scan(folder), limit)]
+    found = read_all(runs, jobs or processors(), task=TASK, lost=unreadable_run)
+    report = bring(engine, found, folder, owner=owner, dry_run=dry_run, total=len(runs), progress=progress)
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def bring(
+    engine: Engine,
+    found: Iterator[Found],
+    root: Path,
+    *,
+    owner: uuid.UUID | None,
+    dry_run: bool,
+    total: int | None = None,
+    progress: bool | None = None,
+) -> MigrationReport:
+    """Plan or store what was found, in chunks that are one transaction each.
+
+    Parameters
+    ----------
+    engine
+        In the scope of ``owner``.
+    found
+        Read as it is taken.
+    root
+        Where all of it lies.
+    owner
+        Whose it becomes.
+    dry_run
+        Only plan.
+    total
+        How many there will be, where that is known.
+    progress
+        Show a bar; None shows one after 2 s where somebody looks.
+
+    Returns
+    -------
+    MigrationReport
+        One line for each, in the same order.
+
+    Raises
+    ------
+    QForgeError
+        What the server reported; chunks that were applied before stay.
+    """
+    started = time.perf_counter()
     with translated():
         plan = _Plan.of(engine, owner)
         lines: list[tuple[Any, ...]] = []
         with tqdm(
-            total=len(runs), desc="migrating", unit=" runs", delay=2, disable=_hidden(progress), leave=False
+            total=total, desc="migrating", unit=" runs", delay=2, disable=_hidden(progress), leave=False
         ) as bar:
-            for chunk in _chunks(_read(runs, jobs or _processors())):
-                lines += plan.lines(chunk) if dry_run else plan.apply(chunk, folder)
+            for chunk in _chunks(found):
+                lines += plan.lines(chunk) if dry_run else plan.apply(chunk, root)
                 bar.update(len(chunk))
     rows = pd.DataFrame(lines, columns=list(COLUMNS)).astype(
         {"calculation_id": "Int64"} | {name: "str" for name in COLUMNS if name != "calculation_id"}
@@ -243,26 +289,43 @@ class _Plan:
         )
 
 
-def _read(runs: Sequence[Run | Unreadable], jobs: int) -> Iterator[Found]:
-    """Everything in order, read by several processes, a few groups ahead of who takes it."""
-    groups = [runs[start : start + _READ_AT_ONCE] for start in range(0, len(runs), _READ_AT_ONCE)]
+def read_all(items: Iterable[Any], jobs: int, *, task: str, lost: Callable[[Any, str], Found]) -> Iterator[Found]:
+    """Everything in order, read by several processes, a few groups ahead of who takes it.
+
+    Parameters
+    ----------
+    items
+        What the task takes, taken as it is read; what is :class:`~qforge_sdk.migrate.scan.Unreadable` is passed on.
+    jobs
+        Processes.
+    task
+        As :class:`~qforge_sdk.chem.isolation.Worker` takes it.
+    lost
+        What is reported of an item that ended its process, and why.
+
+    Yields
+    ------
+    Found
+        One an item.
+    """
     idle: SimpleQueue[Worker] = SimpleQueue()
 
-    def work(group: Sequence[Run | Unreadable]) -> list[Found]:
+    def work(group: list[Any]) -> list[Found]:
         worker = idle.get()
         try:
-            results = iter(worker.run([one for one in group if isinstance(one, Run)]))
+            results = iter(worker.run([one for one in group if not isinstance(one, Unreadable)]))
         finally:
             idle.put(worker)
-        return [_settled(one, next(results) if isinstance(one, Run) else None) for one in group]
+        return [_settled(one, None if isinstance(one, Unreadable) else next(results), lost) for one in group]
 
     with ExitStack() as stack:
-        for _ in range(min(jobs, len(groups))):
-            idle.put(stack.enter_context(Worker(cpu_seconds=CPU_SECONDS, task=TASK)))
+        for _ in range(jobs):
+            idle.put(stack.enter_context(Worker(cpu_seconds=CPU_SECONDS, task=task)))
         threads = ThreadPoolExecutor(jobs)
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         ahead: deque[Future[list[Found]]] = deque()
-        for group in groups:
+        source = iter(items)
+        while group := list(islice(source, _READ_AT_ONCE)):
             ahead.append(threads.submit(work, group))
             if len(ahead) > 2 * jobs:
                 yield from ahead.popleft().result()
@@ -270,11 +333,11 @@ def _read(runs: Sequence[Run | Unreadable], jobs: int) -> Iterator[Found]:
             yield from ahead.popleft().result()
 
 
-def _settled(one: Run | Unreadable, result: Found | Death | None) -> Found:
+def _settled(one: Any, result: Found | Death | None, lost: Callable[[Any, str], Found]) -> Found:
     if isinstance(one, Unreadable):
         return Found(path=str(one.folder), source_id=f"path:{one.folder}", unreadable=one.reason)
     if isinstance(result, Death):
-        return unreadable_run(one, f"reading it ended the process: {result.reason}")
+        return lost(one, f"reading it ended the process: {result.reason}")
     assert result is not None
     return result
 
@@ -310,5 +373,6 @@ def _hidden(progress: bool | None) -> bool | None:
     return None if progress is None else not progress
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

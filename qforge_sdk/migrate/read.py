@@ -103,12 +103,32 @@ def path_of(run: Run) -> str:
 
 def _found(run: Run) -> Found:
     record = read_run(run)
-    result = record.result
     job_id = record.job.get("job_id")
     named = isinstance(job_id, str) and bool(job_id.strip()) and len(job_id) < _LONGEST - 4
+    return identified(record, path=path_of(run), source_id=f"job:{job_id}" if named else _by_path(run))
+
+
+def identified(record: RunRecord, *, path: str, source_id: str) -> Found:
+    """Find out which molecule a record is of, and what will be stored of it.
+
+    Parameters
+    ----------
+    record
+        What was read, whichever files it comes from.
+    path
+        Where it lies, for people.
+    source_id
+        What names it in the database.
+
+    Returns
+    -------
+    Found
+        Unreadable where neither a SMILES nor a geometry names the molecule.
+    """
+    result = record.result
     found = Found(
-        path=path_of(run),
-        source_id=f"job:{job_id}" if named else _by_path(run),
+        path=path,
+        source_id=source_id,
         content_hash=record.content_hash,
         name=record.name[:_LONGEST] if record.name else None,
     )
@@ -134,7 +154,7 @@ def _identify(found: Found, record: RunRecord, doubts: list[Doubt]) -> None:
         if given is not None:
             if given[1] != charge:
                 apart = {"run": charge, "SMILES": given[1]}
-                doubts.append(Doubt("charge_differs", "the run's charge is not that of the job's SMILES", apart))
+                doubts.append(Doubt("charge_differs", "the run's charge is not that of the given SMILES", apart))
             found.smiles = given[0]
     if final is None:
         return
@@ -157,11 +177,11 @@ def _given(smiles: str, geometry: Geometry | None, doubts: list[Doubt]) -> tuple
     try:
         valid = validate_here(smiles)
     except InvalidSmiles as exc:
-        doubts.append(Doubt("smiles_refused", f"the job's SMILES was refused: {exc}", {"metadata.json": smiles}))
+        doubts.append(Doubt("smiles_refused", f"the given SMILES was refused: {exc}", {"given": smiles}))
         return None
     if geometry is not None and valid.formula != geometry.formula:
-        apart = {"geometry": geometry.formula, "metadata.json": valid.formula}
-        doubts.append(Doubt("formula_differs", "the job's SMILES has another formula than its geometry", apart))
+        apart = {"geometry": geometry.formula, "given": valid.formula}
+        doubts.append(Doubt("formula_differs", "the given SMILES has another formula than the geometry", apart))
         return None
     return valid.smiles, valid.charge
 
