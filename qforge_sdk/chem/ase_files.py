@@ -7,6 +7,7 @@ the calculator was.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -48,6 +49,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "force unit": ("force_unit", "force_units", "forces_unit", "forces_units"),
     "unit": ("unit", "units"),
 }
+_PAIR: Final = re.compile(r"""(?<!\S)([A-Za-z_]+)=(?:"([^"]+)"|([^\s"]+))""")
 _ORBITALS: Final = ("homo", "lumo", "gap")
 _EV: Final = "eV"
 _EV_PER_ANGSTROM: Final = "eV/angstrom"
@@ -70,8 +72,10 @@ class Said:
         return next((self._lower[name] for name in _NAMES[wanted] if self._lower.get(name) is not None), None)
 
     def text(self, wanted: str) -> str | None:
-        """The same, where it is text with something in it."""
+        """The same, where it is text with something in it; ASE makes numbers of digits."""
         value = self[wanted]
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+            return str(value)
         return value.strip() if isinstance(value, str) and value.strip() else None
 
 
@@ -146,8 +150,9 @@ def read_frame(data: bytes) -> PeerResult:
     text = data.decode("utf-8", "replace").replace("\r\n", "\n")
     atoms = _parsed(text)
     results = dict(atoms.calc.results) if atoms.calc is not None else {}
-    said, unit = Said(atoms.info), _EV
-    energy, version = read_comment(text.split("\n", 2)[1])
+    comment = text.split("\n", 2)[1]
+    said, unit = Said(dict(atoms.info) | _smiles_in(comment)), _EV
+    energy, version = read_comment(comment)
     if "energy" not in results and energy is not None and version is not None:
         # xtb's own comment, in hartree; ASE makes keys of its words.
         said, unit, results = Said({}), "hartree", {"energy": energy}
@@ -164,6 +169,13 @@ def read_frame(data: bytes) -> PeerResult:
         xtb_version=version,
         doubts=[] if text.endswith("\n") else [cut],
     )
+
+
+def _smiles_in(comment: str) -> dict[str, str]:
+    """SMILES as they were written: ASE drops their backslashes, and reads F as False."""
+    found = (match for match in _PAIR.finditer(comment) if match[1].lower() in _NAMES["smiles"])
+    # Some programs write backslashes twice; no SMILES has two.
+    return {match[1]: (match[2] or match[3]).replace("\\\\", "\\") for match in found}
 
 
 def _parsed(text: str) -> Any:

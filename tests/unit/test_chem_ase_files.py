@@ -107,6 +107,20 @@ def test_what_this_package_hands_to_ase_comes_back():
     assert peer.smiles == "N"
 
 
+@pytest.mark.parametrize("smiles", ["F", "C", "[Na+].[Cl-]", "F/C=C\\F", "C[C@H](N)O", "C#N", "[2H]O[2H]", "CC=O"])
+def test_a_smiles_comes_back_as_it_was_written(smiles: str, tmp_path: Path):
+    atoms = with_results(info={"smiles": smiles, "name": 1234})
+    peer = read_frame(frame(atoms))
+    assert (peer.smiles, peer.name) == (smiles, "1234")
+    (row,) = rows(tmp_path / "peer.db", (atoms, {"smiles": smiles}))
+    assert row.smiles == smiles
+
+
+def test_a_backslash_that_was_written_twice_is_one():
+    data = H2.replace("energy=", 'smiles="F/C=C\\\\F" energy=').encode()
+    assert read_frame(data).smiles == "F/C=C\\F"
+
+
 @pytest.mark.parametrize(
     ("info", "results", "found"),
     [
