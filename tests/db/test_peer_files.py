@@ -33,7 +33,7 @@ from qforge_sdk import Client
 from qforge_sdk.chem.isolation import Worker
 from qforge_sdk.chem.peer import stored
 from qforge_sdk.cli import app
-from qforge_sdk.migrate import MigrationReport, files, folders
+from qforge_sdk.migrate import MigrationReport, files, folders, records
 from tests.fixtures.clients import TenantClient
 from tests.fixtures.jobs import IRON_CARBONYL, WATER, xyz
 from tests.fixtures.tenants import ALICE, BOB
@@ -508,13 +508,13 @@ def test_records_are_read_no_further_than_a_few_groups_ahead(trajectory: Path, m
     monkeypatch.setattr(folders, "Worker", Worker)
     taken = []
 
-    def endless() -> Iterator[files.Record]:
+    def endless() -> Iterator[records.Record]:
         record = next(files.FILES[".extxyz"](trajectory, None, None))
         while True:
             taken.append(1)
             yield record
 
-    found = folders.read_all(endless(), 1, task=files.TASK, lost=files._lost)
+    found = folders.read_all(endless(), 1, task=records.TASK, lost=records.lost)
     assert [one.smiles for one in islice(found, 60)] == ["O"] * 60
     found.close()
     assert len(taken) <= 60 + 50 * 4
