@@ -11,7 +11,7 @@ import numpy as np
 
 from qforge_sdk.chem.geometry import FloatArray, Geometry
 from qforge_sdk.chem.result import Doubt, XtbResult
-from qforge_sdk.chem.xtb_files import Unreadable, number
+from qforge_sdk.chem.xtb_files import Unreadable
 from qforge_sdk.quantities import QUANTITIES, conversion_factor
 
 T = TypeVar("T")
@@ -100,10 +100,10 @@ def finite(name: str, value: Any) -> float | None:
     """
     if value is None:
         return None
-    found = None if isinstance(value, str) else number(value) if np.ndim(value) == 0 else None
-    if found is None:
-        raise Unreadable(f"{name} is no finite number: {_short(value)}")
-    return found
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    if isinstance(plain, bool) or not isinstance(plain, (int, float)) or not math.isfinite(plain):
+        raise Unreadable(f"{name} is no finite number: {_short(plain)}")
+    return float(plain)
 
 
 def vectors(name: str, value: Any, n_atoms: int, doubts: list[Doubt]) -> FloatArray | None:
@@ -267,5 +267,5 @@ def _array(name: str, value: Any, shape: tuple[int, ...], doubts: list[Doubt]) -
 
 
 def _short(value: Any) -> str:
-    text = repr(value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value)
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -21,8 +21,7 @@ from qforge_sdk.chem.xtb_files import Unreadable
 _SAME_ENERGY: Final = 2e-8
 _OPTIMISES: Final = re.compile(r"\s--?(?:opt|ohess|bhess|metaopt)\b")
 _CALL: Final = re.compile(rb'^\s*"program call"\s*:\s*"(.*)",?\s*$', re.M)
-_INPUT: Final = re.compile(r"""(?:^|[\s"'/\\])([^\s"'/\\]+\.(?:xyz|coord|tmol))\b""")
-_GEOMETRY_FILES: Final = ("coord",)
+_INPUT: Final = re.compile(r"""(?:^|[\s"'/\\])([^\s"'/\\]+\.xyz)\b""")
 
 
 def is_xtb_json(content: Mapping[str, Any]) -> bool:
@@ -31,7 +30,7 @@ def is_xtb_json(content: Mapping[str, Any]) -> bool:
 
 
 def input_files(data: bytes) -> list[str]:
-    """Names of files that may hold the geometry, from the program call.
+    """Names of XYZ files that may hold the geometry, from the program call.
 
     Parameters
     ----------
@@ -42,12 +41,8 @@ def input_files(data: bytes) -> list[str]:
     -------
     list of str
         Without folders.
-
     """
-    call = _call(data)
-    return [PurePath(name).name for name in _INPUT.findall(call)] + [
-        name for name in _GEOMETRY_FILES if name in call.split()
-    ]
+    return [PurePath(name).name for name in _INPUT.findall(_call(data))]
 
 
 def read_xtb_result(data: bytes, start: Geometry | None, final: Geometry | None = None) -> PeerResult:

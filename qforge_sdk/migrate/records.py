@@ -14,7 +14,7 @@ import numpy as np
 
 from qforge_sdk.chem import xtb_files
 from qforge_sdk.chem.ase_files import ase_database, read_frame, read_row
-from qforge_sdk.chem.geometry import Geometry
+from qforge_sdk.chem.geometry import Geometry, read_xyz
 from qforge_sdk.chem.peer import PeerResult
 from qforge_sdk.chem.qcschema import is_qcschema, read_qcschema
 from qforge_sdk.chem.result import Doubt
@@ -155,7 +155,7 @@ def _read_json(record: Record, _database: Any) -> tuple[PeerResult, str, bytes]:
         keys = ", ".join(sorted(content)[:8]) or "none"
         raise xtb_files.Unreadable(f"neither a QCSchema result nor what xtb --json writes; its keys: {keys}")
     start, beside = _geometry_beside(record.file, input_files(data))
-    final, optimised = _geometry_beside(record.file, [_OPTIMISED])
+    final, optimised = _optimised_beside(record.file)
     if start is None and record.smiles is None:
         raise xtb_files.Unreadable(
             "xtb --json names no atoms: put the file that its program call names beside it, migrate the run's whole "
@@ -178,16 +178,22 @@ def _keys_of_xtb(data: bytes) -> dict[str, Any]:
 
 def _geometry_beside(file: Path, names: list[str]) -> tuple[Geometry | None, bytes]:
     for name in names:
+        beside = file.with_name(name)
         try:
-            content = file.with_name(name).read_bytes()
-        except OSError:
+            return read_xyz(beside), beside.read_bytes()
+        except FileNotFoundError:
             continue
-        reader = xtb_files.read_coord if b"$coord" in content[:200] else xtb_files.read_first_xyz
-        try:
-            return reader(content), content
-        except xtb_files.Unreadable as exc:
+        except (InvalidInput, OSError) as exc:
             raise xtb_files.Unreadable(f"{name}: {exc}") from exc
     return None, b""
+
+
+def _optimised_beside(file: Path) -> tuple[Geometry | None, bytes]:
+    """What may be the end of the run; what cannot be read is nobody's."""
+    try:
+        return _geometry_beside(file, [_OPTIMISED])
+    except xtb_files.Unreadable:
+        return None, b""
 
 
 def _named(kind: str, content: bytes) -> str:

@@ -414,7 +414,7 @@ DAMAGED = {
     "list.json": (b"[]", "an empty list"),
     "word.json": (b'"hello"', "JSON, but no object"),
     "other.json": (b'{"a": 1, "b": 2}', "neither a QCSchema result nor what xtb --json writes; its keys: a, b"),
-    "stars.json": (b'{"total energy": ******, "partial charges": [0.0]}', "no JSON"),
+    "stars.json": (b'{"total energy": ******, "partial charges": [0.0]}', "no "),
     "nothing.json": (b'{"total energy": null, "partial charges": [0.0]}', "no energy"),
     "text.db": (b"no database" * 100, "no SQLite database: file is not a database"),
     "empty.xyz": (b"", "empty"),
