@@ -23,7 +23,7 @@ from qforge_sdk.quantities import conversion_factor
 from tests.fixtures.clients import TenantClient
 from tests.fixtures.databases import DatabasesOf
 from tests.fixtures.jobs import WATER, write_job
-from tests.fixtures.tenants import ALICE, BOB
+from tests.fixtures.tenants import ALICE, BOB, TenantLogin
 
 COLUMNS = ["id", "molecule_id", "smiles", "name", "formula", "method", "energy", "gap"]
 EV = conversion_factor("hartree", "eV")
@@ -254,6 +254,17 @@ def test_tenants_judge_what_they_see_by_what_they_see(client: Client, tenant_cli
     assert not of_bob & {wrong[alice], right[alice]}
     assert alice.calculations.suspicious().attrs["judged"]["calculations"] == 403
     assert client.calculations.suspicious().attrs["judged"]["calculations"] == 805
+
+
+def test_a_tenant_s_own_login_judges_as_its_scope_does(
+    client: Client, database_url: str, tenant_client: TenantClient, tenant_login: TenantLogin
+):
+    tenant_client(ALICE).calculations.create(**ETHANOL | {"gap": 0.01})
+    tenant_client(BOB).calculations.create(**ETHANOL | {"gap": 0.01})
+    with connect(tenant_login(database_url, ALICE)) as alice:
+        frame = alice.calculations.suspicious()
+    assert frame.reasons.tolist() == ["gap_tiny"]
+    assert frame.attrs["judged"]["calculations"] == 1
 
 
 def test_codes_in_the_documentation_are_all_there_are():
