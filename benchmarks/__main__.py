@@ -18,6 +18,7 @@ def main() -> None:
         ("read", rows),
         ("register", rows // 10),
         ("migrate", rows // 100),
+        ("suspicious", rows),
         ("memory", 10 * rows),
     ):
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--rows", str(count)], check=True)

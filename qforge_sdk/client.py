@@ -24,7 +24,7 @@ from qforge_sdk.db.database import check_db_health, make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import ConfigurationError
+from qforge_sdk.errors import ConfigurationError, InvalidInput
 from qforge_sdk.frames import sql_frame
 from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
 
@@ -289,16 +289,21 @@ class Client:
         limit: int | None = None,
         jobs: int | None = None,
         progress: bool | None = None,
+        method: str | None = None,
+        smiles: str | None = None,
+        shared: bool = False,
     ) -> MigrationReport:
-        """Bring the finished xTB runs below a folder into the database: job folders and plain xtb directories.
+        """Bring finished computations into the database: the xTB runs below a folder, or the results in one file.
 
-        Runs are known by their content: what is there already is left alone, what changed since is updated. Each
-        doubt is kept in the row's metadata and in the report.
+        A folder is searched for job folders and plain xtb directories. A file is what ``xtb --json`` writes or a
+        QCSchema result (.json), an ASE database (.db) or extended XYZ (.xyz, .extxyz). Runs are known by their
+        content: what is there already is left alone, what changed since is updated. Each doubt is kept in the row's
+        metadata and in the report.
 
         Parameters
         ----------
         root
-            Folder to search.
+            Folder to search, or file.
         dry_run
             Only read and plan; give False to store.
         limit
@@ -307,23 +312,42 @@ class Client:
             Processes that read, None for one a processor.
         progress
             Show a bar; None shows one after 2 s where somebody looks.
+        method
+            Of a file's records that name none; those are refused without it.
+        smiles
+            The molecule of a JSON file's result that names none.
+        shared
+            Everybody shall read them (service login only).
 
         Returns
         -------
         MigrationReport
-            One line a run, with outcome and reason.
+            One line a run or record, with outcome and reason.
 
         Raises
         ------
         InvalidInput
-            ``root`` is no folder, or a number is below 1.
+            ``root`` is neither a folder nor such a file, an option is for files only, or a number is below 1.
+        MissingExtra
+            ase is not installed and the file needs it.
+        AccessDenied
+            A tenant asked for shared rows.
         QForgeError
             What the server reported; run it again to go on from there.
         """
-        from qforge_sdk.migrate import migrate
+        from qforge_sdk.migrate import is_result_file, migrate, migrate_file
 
-        owner = self._context.owner(shared=False)
-        return migrate(self.engine, root, owner=owner, dry_run=dry_run, limit=limit, jobs=jobs, progress=progress)
+        owner = self._context.owner(shared=shared)
+        options: dict[str, Any] = {"dry_run": dry_run, "limit": limit, "jobs": jobs, "progress": progress}
+        path = Path(root).expanduser()
+        if path.is_file() or (is_result_file(path) and not path.is_dir()):
+            return migrate_file(self.engine, path, owner=owner, method=method, smiles=smiles, **options)
+        for name, value in (("method", method), ("smiles", smiles)):
+            if value is not None:
+                raise InvalidInput(
+                    f"{name} is for files: the runs of a folder name their own", field=name, value=value
+                )
+        return migrate(self.engine, root, owner=owner, **options)
 
     def close(self) -> None:
         """Close the pool; the embedded server stops with its last user. Closing twice is fine."""

@@ -80,7 +80,11 @@ _DIMENSIONS: Final[tuple[dict[str, float], ...]] = (
         "kcal/mol": 4184.0 / (HARTREE_IN_JOULE * AVOGADRO),
         "kJ/mol": 1000.0 / (HARTREE_IN_JOULE * AVOGADRO),
     },
-    {"debye": 1.0, "e*bohr": ATOMIC_DIPOLE_IN_DEBYE},
+    {
+        "debye": 1.0,
+        "e*bohr": ATOMIC_DIPOLE_IN_DEBYE,
+        "e*angstrom": ATOMIC_DIPOLE_IN_DEBYE / BOHR_IN_ANGSTROM,
+    },
     {"e": 1.0},
     {"angstrom": 1.0, "bohr": BOHR_IN_ANGSTROM, "nm": 10.0},
     {

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from sqlalchemy import or_, select
+from sqlalchemy.sql import ColumnElement
 
 from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.suspicion import find_suspicious
 from qforge_sdk.chem import Geometry, geometry_to_ase, write_sdf
+from qforge_sdk.chem.plausibility import Limits
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
@@ -205,6 +208,62 @@ class Calculations(Accessor):
             As from ``query``; empty when there are none.
         """
         return self.query(molecule_id=molecule_id, **options)
+
+    def suspicious(
+        self,
+        *expressions: ColumnElement[bool],
+        min_gap: float = 0.3,
+        min_gap_open_shell: float = 0.0,
+        max_deviation: float = 12.0,
+        min_deviation: float = 0.005,
+        max_charge_error: float = 0.02,
+        min_contact: float = 0.65,
+        **filters: Any,
+    ) -> pd.DataFrame:
+        """Calculations that look wrong, with reasons, the worst first.
+
+        Energies are compared with a sum over elements, charges and unpaired electrons that is fitted for each method
+        and solvation on every converged energy that this client may read, whatever the filters.
+
+        Parameters
+        ----------
+        *expressions, **filters
+            Which calculations are judged, as in ``where``; all that this client may read by default.
+        min_gap, min_gap_open_shell
+            Smallest ordinary gap of closed shells and where there are unpaired electrons, eV.
+        max_deviation
+            Robust standard deviations that an energy may lie from the sum.
+        min_deviation
+            What it may in any case, hartree an atom.
+        max_charge_error
+            What the sum of the atomic charges may differ from the total charge, e.
+        min_contact
+            Smallest distance of two atoms over the sum of their covalent radii.
+
+        Returns
+        -------
+        pandas.DataFrame
+            id, molecule_id, smiles, name, formula, method, energy, gap; reasons (codes, comma-separated),
+            explanation (the same with numbers) and severity (how many times limits are exceeded, summed).
+            ``attrs["energy_fits"]`` tells each sum, or why there is none; ``attrs["judged"]`` counts the calculations
+            and those without a sum or without atoms.
+
+        Raises
+        ------
+        UnknownField
+            A filter does not exist.
+        InvalidInput
+            A filter's value does not fit its column, or a limit is below zero.
+        """
+        limits = Limits(
+            min_gap=min_gap,
+            min_gap_open_shell=min_gap_open_shell,
+            max_deviation=max_deviation,
+            min_deviation=min_deviation,
+            max_charge_error=max_charge_error,
+            min_contact=min_contact,
+        )
+        return find_suspicious(self._context, self.where(*expressions, **filters), limits)
 
     def bulk_load(
         self,

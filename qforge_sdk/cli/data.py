@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from qforge_sdk.cli import DataDirOption, UrlOption, UserOption, app, console, opened
+from qforge_sdk.cli.migrate import print_migration
 from qforge_sdk.cli.tables import facts_table, frame_table
+from qforge_sdk.migrate import MigrationReport, is_result_file
 from qforge_sdk.schemas import LoadReport
 
 _LOADABLE = ("calculations", "molecules", "atoms")
@@ -16,17 +18,34 @@ _LOADABLE = ("calculations", "molecules", "atoms")
 
 @app.command()
 def load(
-    path: Annotated[Path, typer.Argument(help="Parquet or CSV file, or a folder of Parquet files.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Parquet or CSV file, or a folder of Parquet files; or results: xtb --json or QCSchema (.json), "
+            "ASE database (.db), extended XYZ (.xyz, .extxyz)."
+        ),
+    ],
     into: Annotated[str, typer.Option(help=f"One of: {', '.join(_LOADABLE)}.")] = "calculations",
     on_error: Annotated[str, typer.Option(help="collect (load the good rows) or raise (load nothing).")] = "collect",
     on_conflict: Annotated[str, typer.Option(help="For a stored source_id: skip, update or error.")] = "skip",
     rejects: Annotated[Path | None, typer.Option(help="Write the rejected rows to this CSV file.")] = None,
     shared: Annotated[bool, typer.Option(help="Everybody shall read these rows (service login only).")] = False,
+    method: Annotated[str | None, typer.Option(help="Of results that name none.")] = None,
+    smiles: Annotated[str | None, typer.Option(help="Molecule of a JSON file's result that names none.")] = None,
     url: UrlOption = None,
     data_dir: DataDirOption = None,
     user_id: UserOption = None,
 ) -> None:
     """Validate and load a file through COPY; every row is accounted for."""
+    if is_result_file(path) and not path.is_dir():
+        if (into, on_error, on_conflict) != ("calculations", "collect", "skip"):
+            raise typer.BadParameter("--into, --on-error and --on-conflict are for tables; this is a file of results")
+        with opened(url, data_dir, user_id) as client:
+            done = client.migrate(path, dry_run=False, method=method, smiles=smiles, shared=shared)
+        _end_results(done, rejects)
+        return
+    if method is not None or smiles is not None:
+        raise typer.BadParameter("--method and --smiles are for files of results; a table has columns for them")
     if into not in _LOADABLE:
         raise typer.BadParameter(f"{into!r}; write one of: {', '.join(_LOADABLE)}", param_hint="--into")
     with opened(url, data_dir, user_id) as client:
@@ -38,6 +57,17 @@ def load(
         report.rejected.to_csv(rejects, index=False)
         console.print(f"rejected rows written to {rejects}")
     if report.n_rejected:
+        raise typer.Exit(2)
+
+
+def _end_results(done: MigrationReport, rejects: Path | None) -> None:
+    """Print what became of a file's records; exit code 2 when one was not stored."""
+    print_migration(done)
+    refused = done.rows[done.rows.outcome == "unreadable"]
+    if rejects is not None and len(refused):
+        refused[["path", "reason"]].to_csv(rejects, index=False)
+        console.print(f"rejected records written to {rejects}")
+    if len(refused):
         raise typer.Exit(2)
 
 

@@ -1,18 +1,19 @@
-"""Years of finished runs become a database: job folders and xtb directories, read once and loaded once.
+"""Years of finished runs become a database: folders of runs and files of results, read once and loaded once.
 
-What reads runs is imported by processes of its own, which need neither pandas nor a database.
+What reads them is imported by processes of its own, which need neither pandas nor a database.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qforge_sdk.migrate.files import is_result_file, migrate_file
     from qforge_sdk.migrate.folders import migrate
     from qforge_sdk.migrate.report import MigrationReport
 
-_HOME = {"MigrationReport": "report", "migrate": "folders"}
+_HOME = {"MigrationReport": "report", "is_result_file": "files", "migrate": "folders", "migrate_file": "files"}
 
-__all__ = ["MigrationReport", "migrate"]
+__all__ = ["MigrationReport", "is_result_file", "migrate", "migrate_file"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
+import ase.units
 import pytest
+import qcelemental
 import scipy.constants
 from scipy.constants import physical_constants
 from sqlalchemy import Double
@@ -28,6 +30,7 @@ FACTORS = [
     ("bohr", "angstrom", ANGSTROM_PER_BOHR),
     ("nm", "angstrom", 10.0),
     ("e*bohr", "debye", DEBYE_PER_E_BOHR),
+    ("e*angstrom", "debye", DEBYE_PER_E_BOHR / ANGSTROM_PER_BOHR),
     ("hartree/bohr", "eV/angstrom", EV_PER_HARTREE / ANGSTROM_PER_BOHR),
     ("hartree/bohr", "hartree/angstrom", 1 / ANGSTROM_PER_BOHR),
     ("hartree/bohr", "kcal/mol/angstrom", KJ_PER_HARTREE / scipy.constants.calorie / ANGSTROM_PER_BOHR),
@@ -41,6 +44,42 @@ FACTORS = [
 @pytest.mark.parametrize(("source", "target", "factor"), FACTORS)
 def test_a_factor_is_the_published_one(source: str, target: str, factor: float) -> None:
     assert conversion_factor(source, target) == pytest.approx(factor, rel=1e-8)
+
+
+#: CODATA of peers, and how far their hartree, bohr and debye lie from those of 2022, relative.
+YEARS = {
+    "ase 2014": (ase.units.create_units("2014"), 8.2e-9, 2.5e-10, 1e-8),
+    "ase 2018": (ase.units.create_units("2018"), 1e-11, 7e-10, 1e-8),
+    "ase 2022": (ase.units.create_units("2022"), 1e-11, 1e-11, 1e-8),
+}
+
+
+@pytest.mark.parametrize("peer", YEARS)
+def test_ase_s_units_are_these_but_for_the_year_of_codata(peer: str) -> None:
+    units, energy, length, dipole = YEARS[peer]
+    assert conversion_factor("eV", "hartree") == pytest.approx(1 / units["Hartree"], rel=energy)
+    assert conversion_factor("bohr", "angstrom") == pytest.approx(units["Bohr"], rel=length)
+    assert conversion_factor("eV/angstrom", "hartree/bohr") == pytest.approx(
+        units["Bohr"] / units["Hartree"], rel=energy + length
+    )
+    assert conversion_factor("e*angstrom", "debye") == pytest.approx(1 / units["Debye"], rel=dipole)
+
+
+def test_ase_itself_still_uses_the_year_that_is_tested() -> None:
+    assert f"ase {ase.units.__codata_version__}" in YEARS
+
+
+@pytest.mark.parametrize(
+    ("year", "energy", "length"), [("CODATA2014", 8.5e-9, 2.5e-10), ("CODATA2018", 1e-11, 7e-10)]
+)
+def test_qcelemental_s_constants_are_these_but_for_the_year_of_codata(
+    year: str, energy: float, length: float
+) -> None:
+    constants = qcelemental.PhysicalConstantsContext(year)
+    assert conversion_factor("hartree", "eV") == pytest.approx(constants.hartree2ev, rel=energy)
+    assert conversion_factor("bohr", "angstrom") == pytest.approx(constants.bohr2angstroms, rel=length)
+    assert conversion_factor("e*bohr", "debye") == pytest.approx(constants.dipmom_au2debye, rel=1e-8)
+    assert conversion_factor("hartree", "kcal/mol") == pytest.approx(constants.hartree2kcalmol, rel=1.5e-8)
 
 
 @pytest.mark.parametrize(("source", "target", "_factor"), FACTORS)
