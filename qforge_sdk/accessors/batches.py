@@ -96,8 +96,6 @@ class Batches(Accessor):
                 session.execute(
                     insert(BatchItem), [{"batch_id": row.id, "molecule_id": key, "user_id": owner} for key in keys]
                 )
-            row.total_molecules = len(keys)
-            session.flush()
             session.refresh(row)
             return BatchJobResponse.model_validate(row)
 
