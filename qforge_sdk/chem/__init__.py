@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qforge_sdk.chem.conformer import Conformer, geometry_from_smiles
     from qforge_sdk.chem.geometry import Geometry, geometry_to_ase, read_xyz, write_sdf
     from qforge_sdk.chem.isolation import validate_smiles
     from qforge_sdk.chem.pool import validate, validate_many
@@ -18,6 +19,8 @@ _HOME = {
     "validate_smiles": "isolation",
     "validate": "pool",
     "validate_many": "pool",
+    "Conformer": "conformer",
+    "geometry_from_smiles": "conformer",
     "Geometry": "geometry",
     "geometry_to_ase": "geometry",
     "read_xyz": "geometry",
@@ -26,8 +29,10 @@ _HOME = {
 
 __all__ = [
     "SMILES_CODES",
+    "Conformer",
     "Geometry",
     "ValidatedMolecule",
+    "geometry_from_smiles",
     "geometry_to_ase",
     "read_xyz",
     "validate",
