@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from qforge_sdk.cli import DataDirOption, UrlOption, app, console, reported
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import embedded, schema
-from qforge_sdk.db.database import make_engine
+from qforge_sdk.db.engines import make_engine
 from qforge_sdk.db.sqlstate import translated
 
 db_app = typer.Typer(help="Create, upgrade and inspect the schema.", no_args_is_help=True)
