@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from sqlalchemy import or_, select
@@ -24,6 +24,9 @@ from qforge_sdk.schemas import (
     LoadReport,
     MoleculeCreate,
 )
+
+if TYPE_CHECKING:
+    from qforge_sdk.compute.reproduction import Reproduction
 
 
 class Calculations(Accessor):
@@ -363,6 +366,38 @@ class Calculations(Accessor):
             for key in keys
         )
         return write_sdf(records, Path(path).expanduser())
+
+    def reproduce(self, id: int, *, single_point: bool = False) -> Reproduction:  # noqa: A002
+        """What repeats a calculation: input, xtb's command line, script.
+
+        Parameters
+        ----------
+        id
+            Key of the calculation.
+        single_point
+            Repeat the numbers of an optimised calculation at its final geometry, instead of the optimisation.
+
+        Returns
+        -------
+        Reproduction
+            A record: ``xyz``, ``argv``, ``shell``, ``script``, the program's version; ``run()`` does it.
+
+        Raises
+        ------
+        NotFound
+            No such calculation.
+        InvalidInput
+            ``code="not_reproducible"``: the message says what its row lacks.
+        """
+        from qforge_sdk.compute.reproduction import reproduction
+
+        with self._context.session() as session:
+            stored = self._row(session, id)
+            row = CalculationResponse.model_validate(stored).model_dump()
+            smiles = stored.molecule.smiles
+        atoms = self._atoms_by_calculation([row["id"]]).get(row["id"])
+        geometry = None if atoms is None else _geometry(atoms)
+        return reproduction(row, geometry, smiles=smiles, single_point=single_point)
 
     def _atoms(self, key: int) -> pd.DataFrame:
         found = self._atoms_by_calculation([key]).get(key)

@@ -30,7 +30,7 @@ _CLOSEST_UNBOUND: Final = 1.12
 _CLOSEST_FRAGMENTS: Final = 0.65
 _FRAGMENT_GAP_ANGSTROM: Final = 3.0
 _TABLE: Final = Chem.GetPeriodicTable()
-_TETRAHEDRAL: Final = (Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW)
+_TETRAHEDRAL: Final = {Chem.ChiralType.CHI_TETRAHEDRAL_CW, Chem.ChiralType.CHI_TETRAHEDRAL_CCW}
 _BY_NEIGHBOURS: Final = {5: Chem.ChiralType.CHI_TRIGONALBIPYRAMIDAL, 6: Chem.ChiralType.CHI_OCTAHEDRAL}
 
 
@@ -166,7 +166,8 @@ def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, 
         parameters.trackFailures = True
         parameters.useRandomCoords = random
         try:
-            if len(rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)):
+            rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)
+            if molecule.GetNumConformers():
                 return molecule, random
         except (RuntimeError, ValueError) as exc:
             reasons.append(str(exc).strip().partition("\n")[0])
@@ -292,8 +293,9 @@ def _other_stereo(molecule: Chem.Mol, conformer: int) -> str:
     seen = Chem.Mol(molecule)
     Chem.AssignStereochemistryFrom3D(seen, conformer)
     for atom, found in zip(molecule.GetAtoms(), seen.GetAtoms(), strict=True):
-        wanted = atom.GetChiralTag()
-        if wanted in _TETRAHEDRAL and found.GetChiralTag() != wanted:
+        # RDKit does not see every stereocentre in three dimensions, such as a phosphine's.
+        tags = {atom.GetChiralTag(), found.GetChiralTag()}
+        if tags == _TETRAHEDRAL:
             return f"the stereocentre {atom.GetSymbol()}{atom.GetIdx()} came out inverted"
     for bond, found in zip(molecule.GetBonds(), seen.GetBonds(), strict=True):
         if bond.GetStereo() > Chem.BondStereo.STEREOANY and found.GetStereo() != bond.GetStereo():

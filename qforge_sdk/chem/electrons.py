@@ -96,6 +96,6 @@ def frontier_orbitals(
         homo, and a hydrogen atom of GFN2-xTB no lumo.
     """
     n_alpha = (n_electrons + unpaired_electrons + 1) // 2
-    homo = float(orbitals[n_alpha - 1]) if n_alpha > 0 else None
-    lumo = float(orbitals[n_alpha]) if n_alpha < len(orbitals) else None
+    homo = float(orbitals[n_alpha - 1]) if 0 < n_alpha <= len(orbitals) else None
+    lumo = float(orbitals[n_alpha]) if 0 <= n_alpha < len(orbitals) else None
     return homo, lumo

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,37 @@ class Geometry:
             for symbol, (x, y, z) in zip(self.symbols, self.positions.tolist(), strict=True)
         ]
         return "\n".join([str(len(lines)), " ".join(self.comment.splitlines()), *lines, ""])
+
+    def as_json(self) -> dict[str, Any]:
+        """For a metadata column: ``symbols``, and ``positions`` as x, y, z of one atom after the other, angstrom.
+
+        The numbers give the same doubles back.
+        """
+        return {"symbols": list(self.symbols), "positions": self.positions.ravel().tolist()}
+
+    @classmethod
+    def from_json(cls, packed: Mapping[str, Any], comment: str = "") -> Self:
+        """The geometry of :meth:`as_json`.
+
+        Parameters
+        ----------
+        packed
+            With ``symbols`` and ``positions``.
+        comment
+            One line of text.
+
+        Raises
+        ------
+        InvalidInput
+            A part is missing, or the numbers do not fit the symbols.
+        """
+        try:
+            symbols, numbers = tuple(packed["symbols"]), np.array(packed["positions"], dtype=np.float64)
+            return cls(symbols, numbers.reshape(-1, 3), comment)
+        except (KeyError, TypeError, ValueError) as exc:
+            if isinstance(exc, InvalidInput):
+                raise
+            raise InvalidInput(f"this is no packed geometry: {exc}", field="positions") from exc
 
 
 def atomic_number(symbol: str) -> int:

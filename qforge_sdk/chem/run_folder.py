@@ -186,6 +186,9 @@ class _Reader:
         start, input_hash = self._read_input(log, job)
         geometry = final or (start if not (log and log.optimized) else None)
         chosen = {name: self._choose(name) for name in TRUST}
+        if output is not None and (output.homo is None) != (output.lumo is None):
+            # A hydrogen atom has one orbital, a proton none filled; xtb prints the one energy for the gap then.
+            chosen["gap"] = None
         self._refine_dipole(chosen, optimized=log.optimized if log else final is not None, has_log=log is not None)
         charges = self._checked(chosen["charges"], geometry, chosen["total_charge"])
         forces = self._read_forces(geometry)

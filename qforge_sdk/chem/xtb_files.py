@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from qforge_sdk.chem.electrons import frontier_orbitals
 from qforge_sdk.chem.geometry import FloatArray, Geometry, atomic_number, element_symbol
 from qforge_sdk.quantities import ATOMIC_DIPOLE_IN_DEBYE, BOHR_IN_ANGSTROM
 
@@ -58,13 +59,10 @@ def read_xtb_json(data: bytes) -> JsonFacts:
     """
     content = load_json(data, otherwise=lambda: load_json(_CALL.sub(b'"program call": null,', data, count=1)))
     energies = _numbers(_first(content, "orbital energies/eV", "orbital energies / eV"))
+    electrons = _count_electrons(content)
     homo = lumo = None
-    occupied = _numbers(_first(content, "fractional occupation"))
-    if energies is not None and occupied is not None and len(energies) == len(occupied):
-        # The highest occupied orbital is that of the majority spin.
-        filled = int(np.count_nonzero(occupied > 0.5))
-        homo = float(energies[filled - 1]) if filled else None
-        lumo = float(energies[filled]) if filled < len(energies) else None
+    if energies is not None and electrons is not None:
+        homo, lumo = frontier_orbitals(energies, *electrons)
     moment = _numbers(_first(content, "dipole", "dipole / a.u."))
     version = _first(content, "xtb version")
     return JsonFacts(
@@ -79,6 +77,16 @@ def read_xtb_json(data: bytes) -> JsonFacts:
         version=None if version is None else str(version).split()[0],
         program_call=_text(_first(content, "program call")),
     )
+
+
+def _count_electrons(content: dict[str, Any]) -> tuple[int, int] | None:
+    """Electrons and how many of them are unpaired; by the occupations where they are not counted."""
+    unpaired = _whole(_first(content, "number of unpaired electrons")) or 0
+    counted = _whole(_first(content, "number of electrons"))
+    if counted is not None:
+        return counted, unpaired
+    occupied = _numbers(_first(content, "fractional occupation"))
+    return None if occupied is None else (round(float(occupied.sum())), unpaired)
 
 
 def load_json(data: bytes, *, otherwise: Any = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Modules load on first use: an engine whose program is missing does not hinder th
 
 from __future__ import annotations
 
+import dataclasses
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,7 +54,7 @@ def get_engine(name: str, **options: Any) -> Engine:
     if name not in ENGINES:
         raise InvalidInput(f"no engine {name!r}{did_you_mean(str(name), list(ENGINES))}", field="engine", value=name)
     kind = __getattr__(ENGINES[name])
-    known = list(kind.__dataclass_fields__)
+    known = [field.name for field in dataclasses.fields(kind)]
     for option in options:
         if option not in known:
             raise InvalidInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,7 +18,8 @@ from qforge_sdk.quantities import did_you_mean
 DEFAULTS: Final = Parameters()
 """A single point of GFN2-xTB in the gas phase."""
 
-_POSITIVE: Final = ("accuracy", "electronic_temperature", "max_iterations")
+_POSITIVE: Final = {"accuracy": False, "electronic_temperature": False, "max_iterations": True}
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9,-]*")
 
 
 def check_parameters(
@@ -50,10 +52,35 @@ def check_parameters(
         )
     if parameters.solvation is not None and parameters.solvation not in solvations:
         raise _refusal("solvation", parameters.solvation, f"the {engine} engine has no solvation model", solvations)
-    for name in _POSITIVE:
-        value = getattr(parameters, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-            raise InvalidInput(f"{name} is a number above 0, not {value!r}", field=name, value=value)
+    if parameters.solvent is not None and not _NAME.fullmatch(str(parameters.solvent)):
+        raise InvalidInput(
+            f"{parameters.solvent!r} is no name of a solvent", field="solvent", value=parameters.solvent
+        )
+    for name, whole in _POSITIVE.items():
+        check_positive(name, getattr(parameters, name), whole=whole)
+
+
+def check_positive(name: str, value: object, *, whole: bool = False) -> None:
+    """Refuse what is no finite number above zero.
+
+    Parameters
+    ----------
+    name
+        Of the field.
+    value
+        As it was given.
+    whole
+        Whether it must be whole.
+
+    Raises
+    ------
+    InvalidInput
+        It is not.
+    """
+    kinds = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+        what = "a whole number" if whole else "a number"
+        raise InvalidInput(f"{name} is {what} above 0, not {value!r}", field=name, value=value)
 
 
 def check_molecule(geometry: Geometry, charge: int, unpaired_electrons: int) -> int:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from qforge_sdk.chem.conformer import Conformer
 from qforge_sdk.chem.geometry import Geometry
@@ -34,19 +31,19 @@ def provenance(
     Returns
     -------
     dict
-        JSON: ``engine`` (name), ``options`` (fields of the engine), ``program`` (with its version), ``parameters``
-        (fields of Parameters), ``conformer`` (its provenance), ``input_geometry`` (of an optimisation, see
-        :func:`pack_geometry`; a single point's is the stored one), ``imaginary_modes``, ``program_call``, ``doubts``.
-        What is not known is left out.
+        JSON, what is not known left out. ``engine``: its name. ``options``: its fields, without a program's path.
+        ``program``: with its version. ``parameters``: fields of Parameters. ``conformer``: its provenance.
+        ``input_geometry``: of an optimisation, as :meth:`Geometry.as_json` gives it; a single point's is the stored
+        one. ``imaginary_modes``, ``program_call``, ``doubts``: as in the result.
     """
     start = result.input_geometry if result.optimized else None
     facts = {
         "engine": engine.name,
         "options": _options(engine),
-        "program": result.xtb_version,
+        "program": program_of(result.xtb_version),
         "parameters": dataclasses.asdict(parameters),
         "conformer": None if conformer is None else dict(conformer.provenance),
-        "input_geometry": None if start is None else pack_geometry(start),
+        "input_geometry": None if start is None else start.as_json(),
         "imaginary_modes": result.imaginary_modes,
         "program_call": result.program_call,
         "doubts": [doubt.as_json() for doubt in result.doubts],
@@ -54,45 +51,9 @@ def provenance(
     return {name: fact for name, fact in facts.items() if fact not in (None, {}, [])}
 
 
-def pack_geometry(geometry: Geometry) -> dict[str, Any]:
-    """A geometry as JSON.
-
-    Parameters
-    ----------
-    geometry
-        Angstrom.
-
-    Returns
-    -------
-    dict
-        ``symbols``, a list, and ``positions``, x, y, z of one atom after the other in angstrom; the numbers give the
-        same doubles back.
-    """
-    return {"symbols": list(geometry.symbols), "positions": geometry.positions.ravel().tolist()}
-
-
-def unpack_geometry(packed: Mapping[str, Any], comment: str = "") -> Geometry:
-    """The geometry that :func:`pack_geometry` packed.
-
-    Parameters
-    ----------
-    packed
-        With ``symbols`` and ``positions``.
-    comment
-        One line of text.
-
-    Returns
-    -------
-    Geometry
-        Angstrom.
-
-    Raises
-    ------
-    InvalidInput
-        The numbers do not fit the symbols.
-    """
-    symbols = tuple(packed["symbols"])
-    return Geometry(symbols, np.array(packed["positions"], dtype=np.float64).reshape(-1, 3), comment)
+def program_of(version: str | None) -> str | None:
+    """Program and version from the column ``xtb_version``, which names the program only where it is not xtb."""
+    return version if version is None or " " in version else f"xtb {version}"
 
 
 def xyz_hash(geometry: Geometry) -> str:
@@ -100,7 +61,9 @@ def xyz_hash(geometry: Geometry) -> str:
     return hashlib.sha256(geometry.to_xyz().encode()).hexdigest()
 
 
-def _options(engine: Engine) -> dict[str, Any]:
+def _options(engine: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(engine):
         return {}
-    return {name: value for name, value in dataclasses.asdict(engine).items() if value is not None}
+    values = {field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)}
+    # Where a program lies says nothing on another machine.
+    return {name: value for name, value in values.items() if value is not None and name != "program"}

@@ -15,7 +15,7 @@ import numpy as np
 from qforge_sdk.chem.electrons import count_electrons, frontier_orbitals
 from qforge_sdk.chem.geometry import FloatArray, Geometry
 from qforge_sdk.chem.result import XtbResult
-from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, hydrogen
+from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, check_positive, hydrogen
 from qforge_sdk.compute.engine import Parameters
 from qforge_sdk.compute.relax import FORCE_TOLERANCE, MAX_STEPS, relax
 from qforge_sdk.compute.threads import one_thread
@@ -66,6 +66,10 @@ class TbliteEngine:
         "ddCPCM": "conductor-like polarisable continuum, domain decomposed; electrostatics only",
         "ddPCM": "polarisable continuum, domain decomposed; electrostatics only",
     }
+
+    def __post_init__(self) -> None:
+        check_positive("force_tolerance", self.force_tolerance)
+        check_positive("max_steps", self.max_steps, whole=True)
 
     def check(self, parameters: Parameters) -> None:
         """Refuse parameters that are not this engine's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Final
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.chem.run_folder import Run, read_run
-from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, hydrogen
+from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, check_positive, hydrogen
 from qforge_sdk.compute.engine import Parameters
 from qforge_sdk.config import Settings
 from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidInput
@@ -38,6 +39,8 @@ _ONE_THREAD: Final = dict.fromkeys(
 )
 # xtb keeps its arrays on the stack; a dump of its memory helps nobody.
 _START: Final = 'ulimit -c 0; ulimit -s unlimited 2>/dev/null || ulimit -S -s "$(ulimit -H -s)"; exec "$@"'
+# After an optimisation xtbout.json still holds the dipole of the first geometry.
+_EXPECTED: Final = ("dipole_differs",)
 _TAIL_CHARACTERS: Final = 4000
 _LOG: Final = "xtb_stdout.log"
 _ERRORS: Final = "xtb_stderr.log"
@@ -72,10 +75,12 @@ class XtbEngine:
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise InvalidInput(
-                f"xtb has no optimisation level {self.level!r}{did_you_mean(self.level, list(LEVELS))}",
+                f"xtb has no optimisation level {self.level!r}{did_you_mean(str(self.level), list(LEVELS))}",
                 field="level",
                 value=self.level,
             )
+        if self.max_steps is not None:
+            check_positive("max_steps", self.max_steps, whole=True)
 
     def check(self, parameters: Parameters) -> None:
         """Refuse parameters that are not this engine's, by a run on hydrogen.
@@ -123,7 +128,8 @@ class XtbEngine:
         Returns
         -------
         XtbResult
-            What the job-folder reader makes of the run's folder.
+            What the job-folder reader makes of the run's folder; the dipole of an optimised geometry has the three
+            decimals of the log, and GFN0-xTB has none there.
 
         Raises
         ------
@@ -149,7 +155,14 @@ class XtbEngine:
             name, text = input_file(geometry, parameters.method)
             (run.path / name).write_text(text, encoding="utf-8")
             run.execute([program, *arguments], timeout)
-            return run.result(parameters, charge)
+            result = run.result(parameters, charge)
+        return dataclasses.replace(
+            result,
+            # As they were given: coord holds them in bohr.
+            input_geometry=geometry,
+            geometry=result.geometry if parameters.optimize else geometry,
+            doubts=tuple(doubt for doubt in result.doubts if not parameters.optimize or doubt.code not in _EXPECTED),
+        )
 
 
 def find_program(program: str | None = None) -> str:

@@ -184,6 +184,7 @@ def _row(found: Found, record: RunRecord, doubts: list[Doubt]) -> dict[str, Any]
         "content_hash": record.content_hash,
         "program_call": result.program_call,
         "imaginary_modes": result.imaginary_modes,
+        "input_geometry": result.input_geometry.as_json() if result.optimized and result.input_geometry else None,
         "reason": result.reason,
         "sources": dict(record.sources),
         "doubts": [doubt.as_json() for doubt in doubts],

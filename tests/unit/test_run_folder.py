@@ -87,6 +87,31 @@ def test_both_key_styles_of_the_json(style: str):
     assert (facts.unpaired_electrons, facts.method, facts.version) == (0, "GFN2-xTB", "6.6.1")
 
 
+def test_two_half_filled_orbitals_are_homo_and_lumo():
+    # Nitric oxide: its one unpaired electron is spread over two orbitals of equal energy.
+    text = xtb_json(
+        **{
+            "orbital energies/eV": [-16.4, -10.8, -10.8],
+            "fractional occupation": [2.0, 0.5, 0.5],
+            "number of electrons": 3,
+            "number of unpaired electrons": 1,
+        }
+    )
+    facts = read_xtb_json(text.encode())
+    assert (facts.homo, facts.lumo) == (-10.8, -10.8)
+
+
+def test_more_electrons_than_orbitals_hold_give_no_orbital():
+    facts = read_xtb_json(xtb_json(**{"number of electrons": 999}).encode())
+    assert (facts.homo, facts.lumo) == (None, None)
+
+
+def test_a_hydrogen_atom_has_no_gap(folder: Path):
+    one_orbital = {"orbital energies/eV": [-10.7], "number of electrons": 1, "number of unpaired electrons": 1}
+    (folder / "xtbout.json").write_text(xtb_json(**one_orbital))
+    assert read(folder).result.gap is None
+
+
 def test_a_call_that_is_not_escaped_does_not_spoil_the_json():
     broken = xtb_json().replace("xtb molecule.xyz", 'xtb "my molecule.xyz"').replace('\\"', '"')
     assert read_xtb_json(broken.encode()).energy == -5.07054441
