@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from qforge_sdk.db.models import PUBLIC_USER_ID
 from qforge_sdk.errors import NotFound
 
 MOST_AT_ONCE: Final = 100
@@ -42,6 +43,11 @@ class Work:
     def values(self) -> dict[str, Any]:
         """Parameters of the statements here."""
         return {"batch": self.batch_id, "owner": self.owner}
+
+    @property
+    def reader(self) -> uuid.UUID | None:
+        """Whose events it leaves; the public owner is known by identity, which does not survive pickling."""
+        return PUBLIC_USER_ID if self.owner == PUBLIC_USER_ID else self.owner
 
     @property
     def mine(self) -> str:
@@ -70,12 +76,12 @@ class Claim:
     given_up
         Keys of items that ran out of retries; they are to be failed in the same transaction.
     began
-        Whether the batch began with this claim.
+        Name of the batch and number of its molecules, if it began with this claim.
     """
 
     items: tuple[Item, ...]
     given_up: tuple[Item, ...]
-    began: bool
+    began: tuple[str, int] | None
 
 
 # A claim or a renewal that a crash of the server undoes costs some time and nothing else.
@@ -93,9 +99,9 @@ _LEASE: Final = """
         lease_expires_at = clock_timestamp() + make_interval(secs => :lease),
         started_at = clock_timestamp(), completed_at = NULL,
         retry_count = i.retry_count + (i.id = ANY (:expired))::int
-    FROM public.molecules AS m
-    WHERE i.id = ANY (:ids) AND m.id = i.molecule_id
-    RETURNING i.id, i.molecule_id, m.smiles, i.retry_count
+    WHERE i.id = ANY (:ids)
+    RETURNING i.id, i.molecule_id, (SELECT m.smiles FROM public.molecules AS m WHERE m.id = i.molecule_id),
+              i.retry_count
 """
 
 
@@ -149,7 +155,7 @@ def claim(
     tired = [row.id for row in picked if row.expired and row.retry_count >= max_retries]
     chosen = _choose([row for row in picked if row.id not in set(tired)])
     taken = _lease(connection, [*chosen, *tired], picked, token=token, holder=holder, lease_seconds=lease_seconds)
-    began = bool(chosen) and _changed_by_us(connection, work)
+    began = _begun_by_us(connection, work) if chosen else None
     return Claim(
         tuple(item for item in taken if item.id in set(chosen)),
         tuple(item for item in taken if item.id in set(tired)),
@@ -170,14 +176,16 @@ def _lease(connection: Connection, ids: list[int], picked: Sequence[Any], **valu
     return sorted(Item(*row) for row in connection.execute(text(_LEASE), values))
 
 
-def _changed_by_us(connection: Connection, work: Work) -> bool:
-    """Whether this transaction changed the row of the batch, which a claim does when the batch begins with it."""
-    mine = "b.xmin::text::bigint = pg_current_xact_id()::text::bigint % 4294967296"
-    return bool(
-        connection.execute(
-            text(f"SELECT {mine} FROM public.batch_jobs AS b WHERE b.id = :batch"), work.values
-        ).scalar_one_or_none()
-    )
+def _begun_by_us(connection: Connection, work: Work) -> tuple[str, int] | None:
+    """Name and size of the batch, if this transaction changed its row: a claim does when the batch begins with it."""
+    row = connection.execute(
+        text(
+            "SELECT b.batch_name, b.total_molecules FROM public.batch_jobs AS b WHERE b.id = :batch "
+            "AND b.xmin::text::bigint = pg_current_xact_id()::text::bigint % 4294967296"
+        ),
+        work.values,
+    ).one_or_none()
+    return None if row is None else (row.batch_name, row.total_molecules)
 
 
 def renew(
@@ -265,7 +273,7 @@ class Outlook(NamedTuple):
     claimable
         Items that can be claimed, counted up to a limit.
     leased
-        Whether somebody holds items.
+        Whether somebody holds items; not asked for while some can be claimed.
     ended, total, failed
         Items that have ended, of how many, and how many of them failed.
     """
@@ -315,13 +323,11 @@ def outlook(connection: Connection, work: Work, *, limit: int) -> Outlook:
 
 def _waiting(connection: Connection, work: Work, limit: int) -> tuple[int, bool]:
     items = f"FROM public.batch_items AS i WHERE {work.mine} AND i.status IN ('pending', 'processing')"
-    free = "(i.status = 'pending' OR i.lease_expires_at < clock_timestamp())"
-    # Those that are held stand before those that wait, so neither question passes over many.
-    row = connection.execute(
-        text(
-            f"SELECT (SELECT count(*) FROM (SELECT {items} AND {free} LIMIT :limit) AS some), "
-            f"EXISTS (SELECT {items} AND i.status = 'processing' AND i.lease_expires_at >= clock_timestamp())"
-        ),
-        {**work.values, "limit": limit},
-    ).one()
-    return row[0], row[1]
+    free = f"{items} AND (i.status = 'pending' OR i.lease_expires_at < clock_timestamp())"
+    values = {**work.values, "limit": limit}
+    found = connection.execute(text(f"SELECT count(*) FROM (SELECT {free} LIMIT :limit) AS few"), values)
+    claimable = int(found.scalar_one())
+    # Nobody asks whether a million items wait behind a lease while any can be claimed.
+    held = f"{items} AND i.status = 'processing' AND i.lease_expires_at >= clock_timestamp()"
+    leased = not claimable and connection.execute(text(f"SELECT EXISTS (SELECT {held})"), values).scalar_one()
+    return claimable, bool(leased)

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
-
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.perception import Perceived, flat, perceive
 from qforge_sdk.chem.result import Doubt, XtbResult
@@ -120,7 +118,7 @@ def _found(run: Run) -> Found:
         )
     found.doubts = [doubt.code for doubt in doubts]
     found.row = _row(found, record, doubts)
-    found.atoms = _atoms(result)
+    found.atoms = result.atoms()
     return found
 
 
@@ -202,24 +200,6 @@ def _row(found: Found, record: RunRecord, doubts: list[Doubt]) -> dict[str, Any]
         "source_id": found.source_id,
         "metadata": json.dumps(metadata, default=str),
     }
-
-
-def _atoms(result: XtbResult) -> dict[str, list[Any]]:
-    geometry = result.geometry
-    if geometry is None:
-        return {}
-    n = len(geometry.symbols)
-    nothing: list[Any] = [None] * n
-    forces = result.forces if result.forces is not None else None
-    columns: dict[str, list[Any]] = {
-        "atom_index": list(range(n)),
-        "element": list(geometry.symbols),
-        "partial_charge": nothing if result.charges is None else result.charges.tolist(),
-    }
-    for axis, name in enumerate("xyz"):
-        columns[f"position_{name}"] = geometry.positions[:, axis].tolist()
-        columns[f"force_{name}"] = nothing if forces is None else np.asarray(forces)[:, axis].tolist()
-    return columns
 
 
 def _by_path(run: Run) -> str:
