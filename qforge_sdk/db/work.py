@@ -52,8 +52,23 @@ class Work:
     @property
     def mine(self) -> str:
         """SQL condition on its items ``i``; an index begins with the owner."""
-        owned = "i.user_id IS NULL" if self.owner is None else "i.user_id = CAST(:owner AS uuid)"
-        return f"i.batch_id = :batch AND {owned}"
+        return f"i.batch_id = :batch AND {self._owned}"
+
+    @property
+    def queue(self) -> str:
+        """SQL of its items ``i`` that have not ended, in the order of the index over them.
+
+        The range stands for an equality: with that, and a LIMIT, the planner would rather read the primary key, and
+        all items of older batches with it.
+        """
+        return (
+            f"FROM public.batch_items AS i WHERE {self._owned} AND i.batch_id BETWEEN :batch AND :batch "
+            "AND i.status IN ('pending', 'processing') AND ({condition}) ORDER BY i.user_id, i.batch_id, i.id"
+        )
+
+    @property
+    def _owned(self) -> str:
+        return "i.user_id IS NULL" if self.owner is None else "i.user_id = CAST(:owner AS uuid)"
 
 
 class Item(NamedTuple):
@@ -86,13 +101,11 @@ class Claim:
 
 # A claim or a renewal that a crash of the server undoes costs some time and nothing else.
 _UNHURRIED: Final = "SET LOCAL synchronous_commit = off"
-_PICK: Final = """
-    SELECT i.id, i.status = 'processing' AS expired, i.retry_count
-    FROM public.batch_items AS i
-    WHERE {mine} AND i.status IN ('pending', 'processing') AND i.id > :after
-          AND (i.status = 'pending' OR i.lease_expires_at < clock_timestamp())
-    ORDER BY i.id LIMIT :limit FOR UPDATE SKIP LOCKED
-"""
+_FREE: Final = "(i.status = 'pending' OR i.lease_expires_at < clock_timestamp())"
+_HELD: Final = "i.status = 'processing' AND i.lease_expires_at >= clock_timestamp()"
+_PICK: Final = (
+    "SELECT i.id, i.status = 'processing' AS expired, i.retry_count {queue} LIMIT :limit FOR UPDATE SKIP LOCKED"
+)
 _LEASE: Final = """
     UPDATE public.batch_items AS i
     SET status = 'processing', lease_token = :token, lease_holder = :holder,
@@ -151,7 +164,8 @@ def claim(
     """
     connection.execute(text(_UNHURRIED))
     values = {**work.values, "after": after, "limit": min(limit, MOST_AT_ONCE)}
-    picked = connection.execute(text(_PICK.format(mine=work.mine)), values).all()
+    queue = work.queue.format(condition=f"i.id > :after AND {_FREE}")
+    picked = connection.execute(text(_PICK.format(queue=queue)), values).all()
     tired = [row.id for row in picked if row.expired and row.retry_count >= max_retries]
     chosen = _choose([row for row in picked if row.id not in set(tired)])
     taken = _lease(connection, [*chosen, *tired], picked, token=token, holder=holder, lease_seconds=lease_seconds)
@@ -322,12 +336,10 @@ def outlook(connection: Connection, work: Work, *, limit: int) -> Outlook:
 
 
 def _waiting(connection: Connection, work: Work, limit: int) -> tuple[int, bool]:
-    items = f"FROM public.batch_items AS i WHERE {work.mine} AND i.status IN ('pending', 'processing')"
-    free = f"{items} AND (i.status = 'pending' OR i.lease_expires_at < clock_timestamp())"
-    values = {**work.values, "limit": limit}
-    found = connection.execute(text(f"SELECT count(*) FROM (SELECT {free} LIMIT :limit) AS few"), values)
-    claimable = int(found.scalar_one())
-    # Nobody asks whether a million items wait behind a lease while any can be claimed.
-    held = f"{items} AND i.status = 'processing' AND i.lease_expires_at >= clock_timestamp()"
-    leased = not claimable and connection.execute(text(f"SELECT EXISTS (SELECT {held})"), values).scalar_one()
-    return claimable, bool(leased)
+    def count(condition: str, limit: int) -> int:
+        few = f"SELECT count(*) FROM (SELECT {work.queue.format(condition=condition)} LIMIT :limit) AS few"
+        return int(connection.execute(text(few), {**work.values, "limit": limit}).scalar_one())
+
+    claimable = count(_FREE, limit)
+    # A million items may wait behind the first that somebody holds.
+    return claimable, not claimable and count(_HELD, 1) > 0

@@ -152,9 +152,11 @@ ALL_IN_ONE = {
     """,
     "WITH": """
         WITH gone AS (DELETE FROM public.batch_items WHERE status = 'completed' AND batch_id = {batch}),
-             done AS (UPDATE public.batch_items SET status = 'skipped' WHERE status = 'pending' AND batch_id = {batch})
+             done AS (UPDATE public.batch_items SET status = 'skipped'
+                      WHERE status = 'pending' AND batch_id = {batch})
         INSERT INTO public.batch_items (batch_id, molecule_id, status)
-        SELECT {batch}, id, 'failed' FROM public.molecules WHERE id NOT IN (SELECT molecule_id FROM public.batch_items)
+        SELECT {batch}, id, 'failed' FROM public.molecules
+        WHERE id NOT IN (SELECT molecule_id FROM public.batch_items)
     """,
 }
 

@@ -100,7 +100,7 @@ DECLARE
     change record;
     batch public.batch_jobs;
     items bigint;
-    before_ text;
+    stored public.batch_jobs;
 BEGIN
     IF qforge.counts_are_given() THEN
         RETURN NULL;
@@ -133,6 +133,7 @@ BEGIN
         SELECT * INTO batch FROM public.batch_jobs AS b WHERE b.id = change.batch_id FOR NO KEY UPDATE;
         -- Deleted, and its items with it.
         CONTINUE WHEN NOT FOUND;
+        stored := batch;
         batch.successful_count := batch.successful_count + change.successful;
         batch.failed_count := batch.failed_count + change.failed;
         batch.skipped_count := batch.skipped_count + change.skipped;
@@ -140,7 +141,6 @@ BEGIN
         items := batch.successful_count + batch.failed_count + batch.skipped_count + batch.waiting_count;
         batch.total_molecules := CASE WHEN change.items < 0 THEN items ELSE greatest(batch.total_molecules, items) END;
         IF coalesce(current_setting('qforge.restoring', true), '') <> 'on' THEN
-            before_ := batch.status;
             batch.status := CASE
                 WHEN batch.waiting_count = 0 AND items > 0 AND items >= batch.total_molecules THEN 'completed'
                 WHEN change.processing > 0 OR change.successful + change.failed + change.skipped > 0 THEN 'in_progress'
@@ -152,10 +152,12 @@ BEGIN
             END IF;
             IF batch.status = 'completed' THEN
                 batch.completed_at := coalesce(batch.completed_at, clock_timestamp());
-            ELSIF batch.status <> before_ THEN
+            ELSIF batch.status <> stored.status THEN
                 batch.completed_at := NULL;
             END IF;
         END IF;
+        -- Somebody may have begun the batch while this waited.
+        CONTINUE WHEN batch IS NOT DISTINCT FROM stored;
         UPDATE public.batch_jobs AS b
         SET total_molecules = batch.total_molecules, successful_count = batch.successful_count,
             failed_count = batch.failed_count, skipped_count = batch.skipped_count,
