@@ -17,14 +17,14 @@ from sqlalchemy import cast, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from qforge_sdk import program_events
 from qforge_sdk.config import Settings
 from qforge_sdk.db import crud
 from qforge_sdk.db.crud.rows import UserId
 from qforge_sdk.db.models import EventLog
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import ConfigurationError
-from qforge_sdk.schemas import events
-from qforge_sdk.schemas.events import RUNNER, known, number
+from qforge_sdk.program_events import RUNNER, known, number
 
 __all__ = [
     "log_batch_completed",
@@ -169,7 +169,7 @@ def log_calculation_completed(
         A number is not finite, or the context is not JSON.
     """
     logger.info("calculation %s completed: energy %s hartree, gap %s eV", calculation_id, energy, gap)
-    event = events.calculation_completed(
+    event = program_events.calculation_completed(
         molecule_id,
         energy=energy,
         gap=gap,
@@ -219,7 +219,7 @@ def log_calculation_failed(
         A text is too long, or the context is not JSON.
     """
     logger.error("calculation %s failed: %s (%s)", calculation_id, error_message, error_code)
-    event = events.calculation_failed(
+    event = program_events.calculation_failed(
         molecule_id, error_message=error_message, error_code=error_code, xtb_stderr=xtb_stderr, context=context
     )
     return crud.log_event(db, entity_id=calculation_id, user_id=user_id, **event)

@@ -7,6 +7,7 @@ import traceback
 from time import perf_counter
 from typing import Any, Final
 
+from qforge_sdk import program_events
 from qforge_sdk.chem.conformer import Conformer, geometry_from_smiles
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.compute.job import Job
@@ -14,7 +15,6 @@ from qforge_sdk.compute.origin import provenance, xyz_hash
 from qforge_sdk.db.results import Ended
 from qforge_sdk.db.work import Item
 from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidSmiles
-from qforge_sdk.schemas import events
 
 _NUMBERS: Final = ("energy", "homo", "lumo", "gap", "dipole", "total_charge", "execution_time_seconds")
 _OTHERS: Final = ("unpaired_electrons", "xtb_version", "solvation", "solvent", "optimized")
@@ -72,8 +72,8 @@ def failed(item: Item, job: Job, code: str, message: str, stderr: str = "") -> E
     Ended
         With the event ``calculation_failed``.
     """
-    printed = events.tail(stderr)
-    event = events.calculation_failed(
+    printed = program_events.tail(stderr)
+    event = program_events.calculation_failed(
         item.molecule_id,
         error_message=message,
         error_code=code,
@@ -134,7 +134,7 @@ def _atoms(result: XtbResult) -> dict[str, list[Any]]:
 
 def _completed(item: Item, job: Job, result: XtbResult) -> dict[str, Any]:
     assert result.energy is not None
-    return events.calculation_completed(
+    return program_events.calculation_completed(
         item.molecule_id,
         energy=result.energy,
         gap=result.gap,

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from qforge_sdk.compute.job import Job
-from qforge_sdk.compute.messages import Begun, Claimed, Claiming, Message, Stored
+from qforge_sdk.compute.messages import Begun, Claimed, Claiming, Message, Stored, Storing
 from qforge_sdk.db.work import Item
 
 _ONE_THREAD: Final = dict.fromkeys(
@@ -26,6 +26,8 @@ _ONE_THREAD: Final = dict.fromkeys(
 _SECRET: Final = ("DATABASE_URL", "DB_PASSWORD", "SUPABASE_KEY")
 _START: Final = "import sys; from qforge_sdk.compute.worker import main; main(int(sys.argv[1]))"
 _STDERR_BYTES: Final = 4000
+# A worker claims at once what it expects to take it a second.
+_SLOW_SECONDS: Final = 3.0
 
 #: Until it says its first word, its imports included.
 START_SECONDS: Final = 120.0
@@ -66,6 +68,7 @@ class Process:
         self.items: dict[int, Item] = {}
         self._current: int | None = None
         self._since = 0.0
+        self._relieved: uuid.UUID | None = None
 
     @property
     def pid(self) -> int:
@@ -85,13 +88,14 @@ class Process:
     def note(self, message: Message) -> None:
         """Take note of what it says it does."""
         self._heard = True
-        self._current = None
         if isinstance(message, Claiming):
-            self.token, self.items = message.token, {}
+            self.token, self.items, self._current = message.token, {}, None
         elif isinstance(message, Claimed):
             self.items = {item.id: item for item in message.items}
         elif isinstance(message, Begun):
             self._current, self._since = message.item_id, time.monotonic()
+        elif isinstance(message, Storing):
+            self._current = None
         elif isinstance(message, Stored):
             self.items = {key: item for key, item in self.items.items() if key not in message.item_ids}
 
@@ -102,6 +106,21 @@ class Process:
         if self._current is None or self._timeout is None:
             return False
         return time.monotonic() - self._since > self._timeout + GRACE_SECONDS
+
+    def is_laden(self) -> bool:
+        """Whether it holds more than the item that it computes and that takes long; true once of a claim."""
+        slow = self._current is not None and time.monotonic() - self._since > _SLOW_SECONDS
+        return slow and len(self.items) > 1 and self._relieved != self.token
+
+    def relieve(self) -> list[int]:
+        """Tell it to store what it has and to leave what it has not begun to others; the keys of these."""
+        assert self.token is not None
+        behind = [key for key in self.items if self._current is not None and key > self._current]
+        self.items = {key: item for key, item in self.items.items() if key not in behind}
+        self._relieved = self.token
+        with contextlib.suppress(OSError):
+            self.connection.send_bytes(self.token.bytes)
+        return behind
 
     def kill(self) -> None:
         """End it, and whatever it started, now."""

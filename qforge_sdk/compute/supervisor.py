@@ -121,6 +121,8 @@ class Supervisor:
             self._listen(process)
         for process in [one for one in self._processes if one.overdue()]:
             self._end_overdue(process)
+        for process in [one for one in self._processes if one.is_laden()]:
+            self._relieve(process)
         self._renew()
         if time.monotonic() - self._looked < _LOOK_SECONDS and self._looked:
             return True
@@ -211,6 +213,13 @@ class Supervisor:
 
         if self._link.run(give_back):
             self._tally.ended[code] += 1
+
+    def _relieve(self, process: Process) -> None:
+        """Let others have what waits behind an item that takes long."""
+        token, behind = process.token, process.relieve()
+        if token is not None:
+            self._link.run(lambda connection: release(connection, self._job.work, token, only=behind))
+            self._looked = 0.0
 
     def _renew(self) -> None:
         if time.monotonic() - self._renewed < self._job.lease_seconds / _RENEWALS:

@@ -58,19 +58,12 @@ def main(handle: int) -> None:
         )
         connection.send(Broken(cause))
         return
-    threading.Thread(target=_end_with_parent, args=(connection,), daemon=True).start()
+    worker = Worker(job, connection)
+    threading.Thread(target=worker.listen, args=(connection,), daemon=True).start()
     try:
-        Worker(job, connection).run()
+        worker.run()
     except QForgeError as exc:
         connection.send(Broken(exc))
-
-
-def _end_with_parent(connection: Connection[Message, bytes]) -> None:
-    try:
-        connection.recv_bytes()
-    except (EOFError, OSError):
-        # With whatever program it started.
-        os.killpg(0, signal.SIGKILL)
 
 
 class Worker:
@@ -86,11 +79,30 @@ class Worker:
 
     def __init__(self, job: Job, connection: Connection[Message, bytes]) -> None:
         self._job = job
-        self._tell = connection.send
+        self._connection = connection
         engine = make_engine(job.url, scope=job.scope, pool_size=1, max_overflow=0, application_name=APPLICATION)
         self._link = Link(engine, reconnect_seconds=job.reconnect_seconds)
         self._holder = f"{socket.gethostname()[:200]} {os.getpid()}"
         self._pace = Pace()
+        self._token = uuid.uuid4()
+        self._unstored: list[tuple[Item, Ended]] = []
+        self._relieved: uuid.UUID | None = None
+        # Of the socket and of what is not stored: both threads use them.
+        self._lock = threading.RLock()
+
+    def listen(self, connection: Connection[Message, bytes]) -> None:
+        """Be relieved of a claim whose item takes long, until nobody is there any more: then everything ends."""
+        try:
+            while True:
+                self._relieved = uuid.UUID(bytes=connection.recv_bytes())
+                # Word of an earlier claim comes too late.
+                if self._relieved == self._token:
+                    self._flush()
+        except (EOFError, OSError):
+            # With whatever program it started.
+            os.killpg(0, signal.SIGKILL)
+        except QForgeError as exc:
+            self._say(Broken(exc))
 
     def run(self) -> None:
         """Work until nothing can be claimed.
@@ -105,18 +117,22 @@ class Worker:
             check(self._job.parameters)
         after = 0
         while True:
-            token, items = self._claim(after)
+            items = self._claim(after)
             if items:
-                self._work(token, items)
+                self._work(items)
             elif not after:
                 break
             # Behind the last item that was its own, and once more from the first.
-            after = items[-1].id if items else 0
-        self._tell(Idle())
+            after = items[-1].id if items and self._relieved != self._token else 0
+        self._say(Idle())
 
-    def _claim(self, after: int) -> tuple[uuid.UUID, tuple[Item, ...]]:
-        token = uuid.uuid4()
-        self._tell(Claiming(token))
+    def _say(self, message: Message) -> None:
+        with self._lock:
+            self._connection.send(message)
+
+    def _claim(self, after: int) -> tuple[Item, ...]:
+        token = self._token = uuid.uuid4()
+        self._say(Claiming(token))
         attempts = itertools.count()
 
         def attempt(connection: DatabaseConnection) -> tuple[Item, ...]:
@@ -128,30 +144,45 @@ class Worker:
             )
 
         items = self._link.run(attempt)
-        self._tell(Claimed(items))
-        return token, items
+        self._say(Claimed(items))
+        return items
 
-    def _work(self, token: uuid.UUID, items: Sequence[Item]) -> None:
-        ended: list[tuple[Item, Ended]] = []
+    def _work(self, items: Sequence[Item]) -> None:
         since = perf_counter()
         for item in items:
-            self._tell(Begun(item.id))
-            ended.append((item, compute(item, self._job)))
+            if self._relieved == self._token:
+                break
+            self._say(Begun(item.id))
+            ended = compute(item, self._job)
+            with self._lock:
+                self._unstored.append((item, ended))
             if perf_counter() - since > _SECONDS_AT_ONCE:
-                self._store(token, ended, perf_counter() - since)
-                ended, since = [], perf_counter()
-        if ended:
-            self._store(token, ended, perf_counter() - since)
+                self._store(since)
+                since = perf_counter()
+        self._store(since)
 
-    def _store(self, token: uuid.UUID, ended: Sequence[tuple[Item, Ended]], seconds: float) -> None:
-        self._pace.measured(len(ended), seconds)
-        self._tell(Storing())
+    def _store(self, since: float) -> None:
+        seconds = perf_counter() - since
+        self._say(Storing())
+        stored = self._flush()
+        if stored:
+            self._pace.measured(stored, seconds)
+
+    def _flush(self) -> int:
+        """Store what has been computed; how many items."""
+        with self._lock:
+            ended, self._unstored = self._unstored, []
+            if ended:
+                self._write(ended)
+            return len(ended)
+
+    def _write(self, ended: Sequence[tuple[Item, Ended]]) -> None:
         by_id = {one.item_id: one for _, one in ended}
         done: set[int] = set()
-        for finished, written in self._written(token, ended):
-            by_id |= written
+        for finished, refused in self._written(self._token, ended):
+            by_id |= refused
             done |= finished.item_ids
-        self._tell(Stored(frozenset(done), Counter(by_id[key].code for key in done)))
+        self._say(Stored(frozenset(done), Counter(by_id[key].code for key in done)))
 
     def _written(
         self, token: uuid.UUID, ended: Sequence[tuple[Item, Ended]]

@@ -30,9 +30,10 @@ from sqlalchemy.dialects.postgresql import BIT, BYTEA, JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
+from qforge_sdk.db import public
 from qforge_sdk.quantities import QUANTITIES
 
-PUBLIC_USER_ID: Final = uuid.UUID(int=0)
+PUBLIC_USER_ID: Final = public.PUBLIC_USER_ID
 """Owner of the rows that everybody reads and only the service writes."""
 
 FINGERPRINT_BITS: Final = 2048

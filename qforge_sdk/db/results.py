@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -60,8 +60,7 @@ class Ended:
     stderr: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEnd:
+class BatchEnd(NamedTuple):
     """A batch whose last item ended.
 
     Parameters

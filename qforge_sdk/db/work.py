@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from qforge_sdk.db.models import PUBLIC_USER_ID
+from qforge_sdk.db.public import PUBLIC_USER_ID
 from qforge_sdk.errors import NotFound
 
 MOST_AT_ONCE: Final = 100
@@ -244,7 +244,14 @@ def renew(
     return set(held.scalars())
 
 
-def release(connection: Connection, work: Work, token: uuid.UUID, *, blamed: int | None = None) -> int:
+def release(
+    connection: Connection,
+    work: Work,
+    token: uuid.UUID,
+    *,
+    blamed: int | None = None,
+    only: Sequence[int] | None = None,
+) -> int:
     """Give items back that were not finished.
 
     Parameters
@@ -257,6 +264,8 @@ def release(connection: Connection, work: Work, token: uuid.UUID, *, blamed: int
         Of their claim; items that have ended stay so.
     blamed
         The item that ended its worker: it counts as tried once more.
+    only
+        Keys of these items; None for all of the claim.
 
     Returns
     -------
@@ -273,9 +282,10 @@ def release(connection: Connection, work: Work, token: uuid.UUID, *, blamed: int
             "UPDATE public.batch_items AS i "
             "SET status = 'pending', lease_token = NULL, lease_holder = NULL, lease_expires_at = NULL, "
             "started_at = NULL, retry_count = i.retry_count + (i.id = :blamed)::int "
-            f"WHERE {work.mine} AND i.status = 'processing' AND i.lease_token = :token"
+            f"WHERE {work.mine} AND i.status = 'processing' AND i.lease_token = :token "
+            "AND (CAST(:only AS bigint[]) IS NULL OR i.id = ANY (:only))"
         ),
-        {**work.values, "token": token, "blamed": blamed or 0},
+        {**work.values, "token": token, "blamed": blamed or 0, "only": None if only is None else list(only)},
     ).rowcount
 
 

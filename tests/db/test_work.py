@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from qforge_sdk import program_events
 from qforge_sdk.compute.engine import Parameters
 from qforge_sdk.compute.item import failed
 from qforge_sdk.compute.job import Job
@@ -23,7 +24,6 @@ from qforge_sdk.db.results import Ended, LeaseLost
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.work import Item, Work, claim, outlook, release, renew
 from qforge_sdk.errors import AccessDenied, NotFound
-from qforge_sdk.schemas import events
 from tests.db.test_batch_counts import DISAGREEING, counts, molecules, put, state
 from tests.fixtures.databases import Databases, DatabasesOf
 from tests.fixtures.tenants import ALICE, BOB
@@ -78,7 +78,7 @@ def result(item: Item, job: Job, energy: float = -1.5) -> Ended:
         "position_x": [DOUBLES[0], DOUBLES[1]], "position_y": [DOUBLES[2], DOUBLES[3]], "position_z": [0.0, 1.0],
         "force_x": [None, None], "force_y": [1e-300, 2.0], "force_z": [0.0, 0.0],
     }  # fmt: skip
-    return Ended(item.id, events.calculation_completed(item.molecule_id, energy=energy), row=row, atoms=atoms)
+    return Ended(item.id, program_events.calculation_completed(item.molecule_id, energy=energy), row=row, atoms=atoms)
 
 
 def end(engine: Engine, job: Job, token: uuid.UUID, ended: list[Ended]) -> frozenset[int]:
