@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qforge_sdk._version import __version__
+    from qforge_sdk.citations import cite
     from qforge_sdk.client import Client, connect
     from qforge_sdk.db.models import AtomicProperty, BatchItem, BatchJob, Calculation, EventLog, Molecule
     from qforge_sdk.errors import (
@@ -76,6 +77,7 @@ _HOME = {
     "StatementTimeout": "errors",
     "UnknownField": "errors",
     "__version__": "_version",
+    "cite": "citations",
     "connect": "client",
 }
 
@@ -114,6 +116,7 @@ __all__ = [
     "StatementTimeout",
     "UnknownField",
     "__version__",
+    "cite",
     "connect",
 ]
 

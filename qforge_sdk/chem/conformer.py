@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from qforge_sdk.errors import ComputationFailed, InvalidInput
 SEED: Final = 42
 """Seed of RDKit's random numbers where none is given."""
 
+DECIMALS: Final = 6
+"""Of positions in angstrom: a millionth of one changes an energy by less than 1e-7 hartree."""
+
 _EMBED_SECONDS: Final = 60
-_DECIMALS: Final = 6
 _FORCE_FIELD_STEPS: Final = 5000
 _STRETCHED_ANGSTROM: Final = 0.15
 # Distances in units of the sum of covalent radii. Bonds of sound molecules lie between 0.78 (CO) and 1.13 (H2), the
@@ -47,15 +50,51 @@ class Conformer:
     unpaired_electrons
         Sum of radical electrons; of a bare lanthanide ion only those outside its f shell, which belongs to the core.
     provenance
-        JSON: ``generator``, ``random_coordinates``, ``seed``, ``n_conformers`` (asked for), ``n_embedded``,
-        ``chosen`` (from 0), ``force_field`` (MMFF94, UFF or null), ``energy`` of the chosen one in ``energy_unit``,
-        ``relaxed`` (whether the force field reached its minimum), ``rdkit_version``.
+        JSON: ``generator`` (ETKDGv3, or DG for distance geometry without torsions), ``random_coordinates``, ``seed``,
+        ``n_conformers`` (asked for), ``n_embedded``, ``chosen`` (from 0), ``force_field`` (MMFF94, UFF or null),
+        ``energy`` of the chosen one in ``energy_unit``, ``relaxed`` (whether the force field reached its minimum),
+        ``rdkit_version``.
     """
 
     geometry: Geometry
     charge: int
     unpaired_electrons: int
     provenance: Mapping[str, Any]
+
+
+class _Attempt(NamedTuple):
+    """One way to embed a molecule."""
+
+    knowledge: bool
+    random_coordinates: bool
+    tries: int
+
+    @property
+    def generator(self) -> str:
+        return "ETKDGv3" if self.knowledge else "DG"
+
+    def parameters(self, seed: int) -> Any:
+        parameters: Any = rdDistGeom.ETKDGv3()
+        parameters.randomSeed = seed
+        parameters.numThreads = 1
+        parameters.timeout = _EMBED_SECONDS
+        parameters.trackFailures = True
+        parameters.useRandomCoords = self.random_coordinates
+        parameters.useExpTorsionAnglePrefs = self.knowledge
+        parameters.useBasicKnowledge = self.knowledge
+        parameters.maxIterations = self.tries
+        return parameters
+
+
+# Nearly every molecule needs the first only, long chains the second. What is bent against all experience, such as
+# fullerenes and paracyclophanes, needs distance geometry without torsions. 0 tries are ten for each atom.
+_ATTEMPTS: Final = (
+    _Attempt(knowledge=True, random_coordinates=False, tries=150),
+    _Attempt(knowledge=True, random_coordinates=True, tries=50),
+    _Attempt(knowledge=False, random_coordinates=False, tries=50),
+    _Attempt(knowledge=False, random_coordinates=True, tries=50),
+    _Attempt(knowledge=True, random_coordinates=True, tries=0),
+)
 
 
 class _Relaxed(NamedTuple):
@@ -67,13 +106,15 @@ class _Relaxed(NamedTuple):
     converged: list[bool]
 
 
-def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1) -> Conformer:
+def geometry_from_smiles(
+    smiles: str, *, seed: int = SEED, n_conformers: int = 1, decimals: int = DECIMALS
+) -> Conformer:
     """A three-dimensional structure of a molecule; the same SMILES and seed give the same bits.
 
-    ETKDGv3 makes the conformers (from random coordinates where it finds none otherwise), MMFF94 relaxes them, or UFF
-    where MMFF94 has no parameters; where neither has, they stay as they are. The one of lowest energy is taken whose
-    atoms do not clash and whose stereochemistry is that of the SMILES. Molecules joined by dots are put side by side
-    before they are relaxed together.
+    ETKDGv3 makes the conformers, from random coordinates or by plain distance geometry where it finds none otherwise.
+    MMFF94 relaxes them, or UFF where MMFF94 has no parameters; where neither has, they stay as they are. The one of
+    lowest energy is taken whose atoms do not clash and whose stereochemistry is that of the SMILES. Molecules joined
+    by dots are put side by side before they are relaxed together.
 
     Parameters
     ----------
@@ -83,6 +124,8 @@ def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1
         Of RDKit's random numbers, 0 or more.
     n_conformers
         How many to choose from.
+    decimals
+        To which positions in angstrom are rounded, so that the last bits of another machine do not show.
 
     Returns
     -------
@@ -96,35 +139,35 @@ def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1
     InvalidSmiles
         RDKit refuses the SMILES.
     InvalidInput
-        ``seed`` is below 0, or ``n_conformers`` below 1.
+        ``seed`` is below 0, ``n_conformers`` below 1, or ``decimals`` below 3.
 
     References
     ----------
-    S. Wang, J. Witek, G. A. Landrum, S. Riniker, J. Chem. Inf. Model. 2020, 60, 2044, doi:10.1021/acs.jcim.0c00025
-    T. A. Halgren, J. Comput. Chem. 1996, 17, 490, doi:10.1002/(SICI)1096-987X(199604)17:5/6<490::AID-JCC1>3.0.CO;2-P
-    A. K. Rappe et al., J. Am. Chem. Soc. 1992, 114, 10024, doi:10.1021/ja00051a040
+    * S. Wang, J. Witek, G. A. Landrum, S. Riniker, J. Chem. Inf. Model. 2020, 60, 2044, doi:10.1021/acs.jcim.0c00025
+    * T. A. Halgren, J. Comput. Chem. 1996, 17, 490,
+      doi:10.1002/(SICI)1096-987X(199604)17:5/6<490::AID-JCC1>3.0.CO;2-P
+    * A. K. Rappé et al., J. Am. Chem. Soc. 1992, 114, 10024, doi:10.1021/ja00051a040
     """
-    for name, value, least in (("seed", seed, 0), ("n_conformers", n_conformers, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InvalidInput(f"{name} is a whole number from {least} on, not {value!r}", field=name, value=value)
+    for name, value, least in (("seed", seed, 0), ("n_conformers", n_conformers, 1), ("decimals", decimals, 3)):
+        _require_whole(name, value, least)
     valid = validate_here(smiles)
     with rdBase.BlockLogs():
         # Every spelling gives the same geometry.
         molecule = _with_polyhedra(Chem.AddHs(Chem.MolFromSmiles(valid.smiles)))
-        embedded, random = _embed(molecule, seed, n_conformers)
+        embedded, attempt = _embed(molecule, int(seed), int(n_conformers))
         found, chosen = _choose(_side_by_side(embedded))
     positions = found.molecule.GetConformer(chosen).GetPositions()
     symbols = tuple(atom.GetSymbol() for atom in found.molecule.GetAtoms())
     return Conformer(
-        # Rounded so that another machine's last bit does not show. Adding zero turns -0.0, which prints differently.
-        Geometry(symbols, np.round(positions, _DECIMALS) + 0.0, comment=valid.smiles),
+        # Adding zero turns -0.0 into 0.0, which prints differently.
+        Geometry(symbols, np.round(positions, int(decimals)) + 0.0, comment=valid.smiles),
         charge=valid.charge,
         unpaired_electrons=_unpaired(found.molecule),
         provenance={
-            "generator": "ETKDGv3",
-            "random_coordinates": random,
-            "seed": seed,
-            "n_conformers": n_conformers,
+            "generator": attempt.generator,
+            "random_coordinates": attempt.random_coordinates,
+            "seed": int(seed),
+            "n_conformers": int(n_conformers),
             "n_embedded": found.molecule.GetNumConformers(),
             "chosen": chosen,
             "force_field": found.force_field,
@@ -134,6 +177,14 @@ def geometry_from_smiles(smiles: str, *, seed: int = SEED, n_conformers: int = 1
             "rdkit_version": rdkit.__version__,
         },
     )
+
+
+def _require_whole(name: str, value: object, least: int) -> None:
+    # RDKit keeps them in 32 bits.
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 2**31:
+        raise InvalidInput(
+            f"{name} is a whole number from {least} to 2147483647, not {value!r}", field=name, value=value
+        )
 
 
 def _with_polyhedra(molecule: Chem.Mol) -> Chem.Mol:
@@ -155,25 +206,20 @@ def _unpaired(molecule: Chem.Mol) -> int:
     )
 
 
-def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, bool]:
-    """The molecule with its conformers, and whether random coordinates were needed."""
-    reasons: list[str] = []
-    for random in (False, True):
-        parameters: Any = rdDistGeom.ETKDGv3()
-        parameters.randomSeed = seed
-        parameters.numThreads = 1
-        parameters.timeout = _EMBED_SECONDS
-        parameters.trackFailures = True
-        parameters.useRandomCoords = random
+def _embed(molecule: Chem.Mol, seed: int, n_conformers: int) -> tuple[Chem.Mol, _Attempt]:
+    """The molecule with its conformers, and the attempt that gave them."""
+    reason = ""
+    for attempt in _ATTEMPTS:
+        parameters = attempt.parameters(seed)
         try:
             rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)
-            if molecule.GetNumConformers():
-                return molecule, random
         except (RuntimeError, ValueError) as exc:
-            reasons.append(str(exc).strip().partition("\n")[0])
-        else:
-            reasons.append(_most_frequent(parameters.GetFailureCounts()))
-    raise ComputationFailed(f"ETKDGv3 found no conformer: {reasons[-1]}", code="no_geometry")
+            reason = str(exc).strip().partition("\n")[0]
+            continue
+        if molecule.GetNumConformers():
+            return molecule, attempt
+        reason = _most_frequent(parameters.GetFailureCounts())
+    raise ComputationFailed(f"RDKit found no conformer: {reason}", code="no_geometry")
 
 
 def _most_frequent(counts: Any) -> str:

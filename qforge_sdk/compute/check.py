@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,8 @@ def check_parameters(
         )
     if parameters.solvation is not None and parameters.solvation not in solvations:
         raise _refusal("solvation", parameters.solvation, f"the {engine} engine has no solvation model", solvations)
-    if parameters.solvent is not None and not _NAME.fullmatch(str(parameters.solvent)):
+    solvent = parameters.solvent
+    if solvent is not None and (not _NAME.fullmatch(str(solvent)) or solvent.lower() == "none"):
         raise InvalidInput(
             f"{parameters.solvent!r} is no name of a solvent", field="solvent", value=parameters.solvent
         )
@@ -77,10 +79,35 @@ def check_positive(name: str, value: object, *, whole: bool = False) -> None:
     InvalidInput
         It is not.
     """
-    kinds = int if whole else int | float
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
+    kind = Integral if whole else Real
+    # The programs keep whole numbers in 32 bits.
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, kind)
+        or not 0 < float(value) < (2**31 if whole else math.inf)
+    ):
         what = "a whole number" if whole else "a number"
         raise InvalidInput(f"{name} is {what} above 0, not {value!r}", field=name, value=value)
+
+
+def check_whole(name: str, value: object) -> int:
+    """A whole number as an int, whichever library it comes from.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    value
+        As it was given.
+
+    Raises
+    ------
+    InvalidInput
+        It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidInput(f"{name} is a whole number, not {value!r}", field=name, value=value)
+    return int(value)
 
 
 def check_molecule(geometry: Geometry, charge: int, unpaired_electrons: int) -> int:
@@ -104,7 +131,12 @@ def check_molecule(geometry: Geometry, charge: int, unpaired_electrons: int) -> 
     ------
     ComputationFailed
         ``unknown_element`` or ``spin_mismatch``.
+    InvalidInput
+        There is no atom, or a number is not whole.
     """
+    if not geometry.symbols:
+        raise InvalidInput("there is no atom to compute", field="geometry")
+    charge, unpaired_electrons = check_whole("charge", charge), check_whole("unpaired_electrons", unpaired_electrons)
     unknown = sorted({s for s, n in zip(geometry.symbols, geometry.numbers, strict=True) if n > HEAVIEST})
     if unknown:
         raise ComputationFailed(

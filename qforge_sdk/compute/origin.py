@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from qforge_sdk.chem.conformer import Conformer
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.result import XtbResult
@@ -41,7 +43,7 @@ def provenance(
         "engine": engine.name,
         "options": _options(engine),
         "program": program_of(result.xtb_version),
-        "parameters": dataclasses.asdict(parameters),
+        "parameters": _plain(dataclasses.asdict(parameters)),
         "conformer": None if conformer is None else dict(conformer.provenance),
         "input_geometry": None if start is None else start.as_json(),
         "imaginary_modes": result.imaginary_modes,
@@ -66,4 +68,9 @@ def _options(engine: Any) -> dict[str, Any]:
         return {}
     values = {field.name: getattr(engine, field.name) for field in dataclasses.fields(engine)}
     # Where a program lies says nothing on another machine.
-    return {name: value for name, value in values.items() if value is not None and name != "program"}
+    return _plain({name: value for name, value in values.items() if value is not None and name != "program"})
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of numpy as those that JSON knows."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}

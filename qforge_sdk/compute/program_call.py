@@ -78,8 +78,17 @@ def read_program_call(call: str) -> ProgramCall:
     """
     words = _split(call)[1:]
     settings: dict[str, Any] = {}
+    has_input = False
     while words:
-        _take(words, settings, call)
+        if words[0].startswith("-"):
+            _take(words, settings, call)
+            continue
+        if has_input:
+            raise _unknown(f"the word {words[0]}", call)
+        has_input = True
+        # xtb prints a path with blanks as several words.
+        while words and not words[0].startswith("-"):
+            words.pop(0)
     return ProgramCall(**settings)
 
 
@@ -106,7 +115,7 @@ def _take(words: list[str], settings: dict[str, Any], call: str) -> None:
             raise _unknown(f"{word} with the reference state {words[0]}", call)
     elif word in _SILENT_WITH_VALUE:
         _drop(words)
-    elif word.startswith("-") and word not in _SILENT:
+    elif word not in _SILENT:
         raise _unknown(word, call)
 
 

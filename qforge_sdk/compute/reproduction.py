@@ -24,6 +24,7 @@ _OPTIONS: Final = ("force_tolerance", "level", "max_steps")
 _SMILES: Final = re.compile(r"[A-Za-z0-9@+\-\[\]()=#$:%/\\.]*")
 # The one method whose parameters xtb reads from a file; a package manager's xtb does not know where that lies.
 _PARAMETER_PATH: Final = 'XTBPATH="${XTBPATH:-$(dirname "$(dirname "$(command -v xtb)")")/share/xtb}" '
+_DEFAULTS: Final = ("accuracy 1.0", "electronic temperature 300 K", "250 SCF iterations")
 _COMPARED: Final = ("energy", "homo", "lumo", "gap", "dipole")
 _SCRIPT: Final = '''\
 from qforge_sdk.chem import read_xyz
@@ -37,7 +38,7 @@ print(result.energy, result.gap)
 '''
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Reproduction:
     """How to repeat a calculation.
 
@@ -175,6 +176,10 @@ class Reproduction:
     def __str__(self) -> str:
         return self.shell or self.script
 
+    def __repr__(self) -> str:
+        how = shlex.join(self.argv) if self.argv else f"{self.engine} {self.parameters}"
+        return f"<Reproduction of calculation {self.calculation_id}: {how}>"
+
     def _repr_html_(self) -> str:
         facts = {
             "calculation": self.calculation_id,
@@ -212,8 +217,7 @@ def reproduction(
     InvalidInput
         ``code="not_reproducible"``: the message says what is missing.
     """
-    run = row["metadata"].get("run")
-    run = run if isinstance(run, Mapping) else {}
+    run = _mapping(row["metadata"].get("run"))
     settings, options, assumed = _settings(row, run)
     if single_point:
         settings |= {"optimize": False, "hessian": False}
@@ -235,21 +239,26 @@ def reproduction(
     )
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _settings(
     row: Mapping[str, Any], run: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Fields of Parameters and of the engine, and what is assumed."""
-    if "parameters" in run:
-        columns = ("method", "solvation", "solvent")
-        kept = {field.name for field in dataclasses.fields(Parameters)} - set(columns)
-        options = {name: value for name, value in run.get("options", {}).items() if name in _OPTIONS}
-        return {name: value for name, value in run["parameters"].items() if name in kept}, options, ()
-    call = read_program_call(run["program_call"]) if "program_call" in run else ProgramCall(optimize=row["optimized"])
+    asked = _mapping(run.get("parameters"))
+    if asked:
+        kept = {field.name for field in dataclasses.fields(Parameters)} - {"method", "solvation", "solvent"}
+        options = {name: value for name, value in _mapping(run.get("options")).items() if name in _OPTIONS}
+        return {name: value for name, value in asked.items() if name in kept}, options, ()
+    printed = run.get("program_call")
+    call = read_program_call(printed) if isinstance(printed, str) else ProgramCall(optimize=row["optimized"])
     if call.optimize != row["optimized"]:
         raise _missing(row, "its column optimized and its command line disagree", single_point=False)
     settings = dataclasses.asdict(call)
     options = {name: settings.pop(name) for name in ("level", "max_steps")}
-    assumed = () if "program_call" in run else ("accuracy 1.0", "electronic temperature 300 K", "250 SCF iterations")
+    assumed = () if isinstance(printed, str) else _DEFAULTS
     is_xtb = not (row["xtb_version"] or "").startswith("tblite")
     return settings, {name: value for name, value in options.items() if is_xtb and value is not None}, assumed
 
@@ -273,8 +282,11 @@ def _start(
 def _require_engine(row: Mapping[str, Any], engine: str, parameters: Parameters) -> None:
     if engine not in ENGINES:
         raise _missing(row, f"it was computed by the engine {engine!r}, which is not here", single_point=False)
-    if parameters.method not in get_engine(engine).methods:
+    known = get_engine(engine)
+    if parameters.method not in known.methods:
         raise _missing(row, f"no engine here computes {parameters.method!r}", single_point=False)
+    if parameters.solvation not in (None, *getattr(known, "solvations", ())):
+        raise _missing(row, f"no engine here has the solvation model {parameters.solvation!r}", single_point=False)
 
 
 def _whole_charge(row: Mapping[str, Any]) -> int:

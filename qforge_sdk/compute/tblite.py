@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
+from threading import Lock
 from time import perf_counter
 from typing import Any, ClassVar, Final
 
@@ -37,6 +39,10 @@ _INTERACTIONS: Final = {
     "ddCPCM": ("ddX-solvation", "cpcm"),
     "ddPCM": ("ddX-solvation", "pcm"),
 }
+# tblite mixes up what it prints when two threads compute at once.
+_TURN: Final = Lock()
+os.register_at_fork(after_in_child=_TURN._at_fork_reinit)  # type: ignore[attr-defined]
+
 _SOLVENT_MISSING: Final = ("String value for epsilon", "No ALPB/GBSA parameters")
 
 
@@ -88,7 +94,8 @@ class TbliteEngine:
         """
         self._check(parameters)
         # Whether there is a solvent is only known where it is added to a molecule.
-        _Molecule(hydrogen(), 0, 0, parameters)
+        with _TURN:
+            _Molecule(hydrogen(), 0, 0, parameters)
 
     def run(
         self,
@@ -128,13 +135,14 @@ class TbliteEngine:
         MissingExtra
             tblite is not installed, or ase for an optimisation.
         """
-        start = perf_counter()
         self._check(parameters)
         electrons = check_molecule(geometry, charge, unpaired_electrons)
-        with one_thread(_module("tblite._libtblite").__file__, _module("numpy.linalg._umath_linalg").__file__):
+        with _TURN, one_thread(_module("tblite._libtblite").__file__, _module("numpy.linalg._umath_linalg").__file__):
+            start = perf_counter()
             final = self._relaxed(geometry, charge, unpaired_electrons, parameters)
             molecule = _Molecule(final, charge, unpaired_electrons, parameters)
             molecule.compute()
+            seconds = perf_counter() - start
         orbitals = HARTREE_IN_EV * molecule.get("orbital-energies")
         homo, lumo = frontier_orbitals(orbitals, electrons, unpaired_electrons)
         return XtbResult(
@@ -145,7 +153,7 @@ class TbliteEngine:
             gap=None if homo is None or lumo is None else lumo - homo,
             dipole=ATOMIC_DIPOLE_IN_DEBYE * float(np.linalg.norm(molecule.get("dipole"))),
             total_charge=float(charge),
-            unpaired_electrons=unpaired_electrons,
+            unpaired_electrons=int(unpaired_electrons),
             method=parameters.method,
             solvation=parameters.solvation,
             solvent=None if parameters.solvent is None else parameters.solvent.lower(),
@@ -155,7 +163,7 @@ class TbliteEngine:
             input_geometry=geometry,
             charges=molecule.get("charges"),
             forces=molecule.forces(),
-            execution_time_seconds=perf_counter() - start,
+            execution_time_seconds=seconds,
         )
 
     def _check(self, parameters: Parameters) -> None:

@@ -4,7 +4,7 @@ The geometries are RDKit conformers (ETKDGv3, then MMFF94 or UFF), not minima of
 single points of tblite. The dipole moment of an ion depends on the origin, which is that of the stored positions.
 Where a SMILES leaves a stereocentre or double bond open, the numbers are those of the one stereoisomer that was
 embedded. In an open shell homo is the highest singly occupied orbital and lumo the lowest one without any electron.
-:mod:`qforge_sdk.data.build` makes the files again.
+:mod:`qforge_sdk.compute.sample` makes the files again.
 """
 
 from __future__ import annotations

@@ -246,6 +246,12 @@ def test_a_method_of_another_program_is_named(client: Client):
     assert "no engine here computes 'PBE0'" in refusal(client, key)
 
 
+def test_a_solvation_model_of_another_version_is_named(client: Client):
+    result = get_engine("xtb").run(geometry_from_smiles("C").geometry)
+    key = store(client, "C", result, {}, solvation="CPCM-X", solvent="water")
+    assert "no engine here has the solvation model 'CPCM-X'" in refusal(client, key)
+
+
 def test_an_engine_that_is_not_here_is_named(client: Client):
     assert "'mopac'" in refusal(client, without(client, engine="mopac"))
 
@@ -269,9 +275,10 @@ def test_a_row_runs_no_program_that_it_names(client: Client, tmp_path: Path):
     assert not trap.exists()
 
 
-def test_odd_metadata_of_a_user_s_own_is_not_taken_for_a_run(client: Client):
+@pytest.mark.parametrize("run", ["the second of May", 7, {"parameters": [1], "options": "fast", "program_call": 3}])
+def test_odd_metadata_of_a_user_s_own_is_not_taken_for_a_run(client: Client, run: Any):
     result = get_engine("tblite").run(geometry_from_smiles("C").geometry)
-    recipe = client.calculations.reproduce(store(client, "C", result, {"run": "the second of May"}))
+    recipe = client.calculations.reproduce(store(client, "C", result, {"run": run}))
     assert largest(recipe.differences(recipe.run())) < 1e-6
 
 
@@ -293,6 +300,7 @@ def test_the_record_shows_what_was_assumed_and_escapes_it(client: Client):
     assert "tblite &lt;b&gt;0.1&lt;/b&gt;" in shown
     assert "accuracy 1.0" in shown
     assert str(recipe).startswith("cat > molecule.xyz")
+    assert repr(recipe).startswith(f"<Reproduction of calculation {recipe.calculation_id}: xtb molecule.xyz --gfn 2")
 
 
 def test_provenance_is_json_and_leaves_out_what_is_not_known():
@@ -302,6 +310,10 @@ def test_provenance_is_json_and_leaves_out_what_is_not_known():
     assert json.loads(json.dumps(run)) == run
     assert set(run) == {"engine", "options", "program", "parameters", "input_geometry", "program_call"}
     assert Parameters(**run["parameters"]) == parameters
+    numpy_s = provenance(
+        get_engine("xtb", max_steps=np.int64(9)), Parameters(accuracy=np.float64(0.1)), XtbResult("error")
+    )
+    assert json.loads(json.dumps(numpy_s)) == numpy_s
     again = Geometry.from_json(run["input_geometry"])
     assert again.positions.tobytes() == geometry.positions.tobytes()
     assert again.symbols == geometry.symbols

@@ -223,6 +223,25 @@ def test_a_macrocycle_closes():
     assert perceive(found.geometry, 0).smiles == Chem.CanonSmiles("O=C1CCCCCCCCCCCCCCCCCCCO1")
 
 
+FULLERENE = (
+    "c12c3c4c5c1c1c6c7c2c2c8c3c3c9c4c4c%10c5c5c1c1c6c6c%11c7c2c2c7c8c3c3c8c9c4c4c9c%10c5c5c1c1c6c6c%11c2c2c7c3c3c8c4"
+    "c4c9c5c1c1c6c2c3c41"
+)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "generator", "bonds"),
+    [("c1cc2ccc1CCc1ccc(cc1)CC2", "DG", 18), (FULLERENE, "DG", 90), ("C" * 50, "ETKDGv3", 49)],
+    ids=["paracyclophane", "fullerene", "long chain"],
+)
+def test_what_is_bent_or_long_is_found_in_another_way(smiles: str, generator: str, bonds: int):
+    found = geometry_from_smiles(smiles)
+    carbon = [index for index, symbol in enumerate(found.geometry.symbols) if symbol == "C"]
+    between = distances(found.geometry)[np.ix_(carbon, carbon)]
+    assert (found.provenance["generator"], found.provenance["relaxed"]) == (generator, True)
+    assert (between[np.triu_indices(len(carbon), 1)] < 1.7).sum() == bonds
+
+
 # Refusals
 
 
@@ -234,6 +253,7 @@ def test_a_molecule_that_cannot_be_built_says_what_stood_in_the_way():
 
 def test_a_molecule_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(conformer, "_EMBED_SECONDS", 1)
+    monkeypatch.setattr(conformer, "_ATTEMPTS", conformer._ATTEMPTS[-1:])
     with pytest.raises(ComputationFailed, match="longer than 1 s") as caught:
         geometry_from_smiles("CC(C)(C)" * 60 + "C")
     assert caught.value.code == "no_geometry"
@@ -269,7 +289,8 @@ def test_an_inverted_double_bond_is_not_the_molecule():
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("seed", -1), ("seed", 1.5), ("n_conformers", 0), ("n_conformers", True)]
+    ("argument", "value"),
+    [("seed", -1), ("seed", 1.5), ("n_conformers", 0), ("n_conformers", True), ("seed", 2**31), ("decimals", 1)],
 )
 def test_numbers_that_make_no_sense_are_refused(argument: str, value: object):
     with pytest.raises(InvalidInput, match=argument) as caught:

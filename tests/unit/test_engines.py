@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,11 +138,30 @@ def test_a_hessian_counts_imaginary_modes():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_an_atom_without_homo_or_lumo_has_no_gap(name: str):
-    hydrogen = engine(name).run(of("[H]"), unpaired_electrons=1)
+def test_a_proton_has_no_homo_and_so_no_gap(name: str):
     proton = engine(name).run(of("[H+]"), charge=1)
+    assert proton.energy == pytest.approx(0.229552, abs=1e-5)
+    assert (proton.homo, proton.gap) == (None, None)
+
+
+def test_a_hydrogen_atom_has_no_lumo_and_so_no_gap():
+    hydrogen = engine("tblite").run(of("[H]"), unpaired_electrons=1)
     assert hydrogen.homo == pytest.approx(-10.7072, abs=1e-3)
-    assert (hydrogen.lumo, hydrogen.gap, proton.homo, proton.gap) == (None, None, None, None)
+    assert (hydrogen.lumo, hydrogen.gap) == (None, None)
+
+
+@pytest.mark.parametrize(("smiles", "method", "unpaired"), [("[He]", "GFN1-xTB", 0), ("[HH]", "GFN2-xTB", 2)])
+def test_xtb_s_energy_is_not_taken_where_no_orbital_is_empty(smiles: str, method: str, unpaired: int):
+    error = failure("xtb", of(smiles), unpaired_electrons=unpaired, parameters=Parameters(method))
+    assert (error.code, "no orbital is empty" in str(error)) == ("engine_error", True)
+    assert engine("tblite").run(of(smiles), unpaired_electrons=unpaired, parameters=Parameters(method)).energy < 0
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_atom_is_optimised_where_it_is(name: str):
+    result = engine(name).run(of("[Ne]"), parameters=Parameters(optimize=True))
+    assert result.optimized
+    np.testing.assert_array_equal(result.geometry.positions, of("[Ne]").positions)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -225,7 +245,7 @@ def test_an_xtb_that_somebody_kills_is_a_failure_that_names_the_signal():
 def test_a_worker_that_is_killed_takes_its_xtb_with_it(tmp_path: Path):
     code = (
         "from qforge_sdk.chem import geometry_from_smiles; from qforge_sdk.compute import *\n"
-        "geometry = geometry_from_smiles('C' * 40).geometry\n"
+        "geometry = geometry_from_smiles('C' * 28).geometry\n"
         "get_engine('xtb').run(geometry, parameters=Parameters(optimize=True, hessian=True))"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
@@ -234,16 +254,16 @@ def test_a_worker_that_is_killed_takes_its_xtb_with_it(tmp_path: Path):
         time.sleep(0.01)
     worker.kill()
     worker.wait()
-    while any(Path(f"/proc/{child}/exe").exists() for child in children) and time.monotonic() < deadline:
+    while any(map(is_running, children)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert children
-    assert not any(is_running(child) for child in children)
+    assert not any(map(is_running, children))
 
 
 def is_running(process: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
@@ -283,6 +303,10 @@ def xtb_processes(parent: int) -> list[int]:
         ("tblite", Parameters(accuracy=0.0), "accuracy", "above 0"),
         ("xtb", Parameters(electronic_temperature=float("nan")), "electronic_temperature", "above 0"),
         ("xtb", Parameters(max_iterations=True), "max_iterations", "above 0"),
+        ("tblite", Parameters(max_iterations=10**12), "max_iterations", "whole number"),
+        ("xtb", Parameters(solvation="ALPB", solvent="--opt"), "solvent", "no name of a solvent"),
+        ("xtb", Parameters(solvation="ALPB", solvent="none"), "solvent", "no name of a solvent"),
+        ("tblite", Parameters(solvation="ALPB", solvent="éther"), "solvent", "no name of a solvent"),
     ],
 )
 def test_parameters_that_an_engine_lacks_are_refused(name: str, parameters: Parameters, field: str, words: str):
@@ -297,6 +321,24 @@ def test_parameters_that_an_engine_lacks_are_refused(name: str, parameters: Para
 def test_parameters_that_an_engine_has_pass_its_check(name: str, solvation: str | None):
     solvent = None if solvation is None else "Water"
     engine(name).check(Parameters("GFN1-xTB", solvation=solvation, solvent=solvent, optimize=True))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(
+    ("geometry", "charge", "field"),
+    [(Geometry((), np.zeros((0, 3))), 0, "geometry"), (WATER, 0.5, "charge"), (WATER, True, "charge")],
+)
+def test_what_is_no_molecule_is_refused(name: str, geometry: Geometry, charge: Any, field: str):
+    with pytest.raises(InvalidInput) as caught:
+        engine(name).run(geometry, charge=charge)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_numbers_of_numpy_are_numbers(name: str):
+    parameters = Parameters(max_iterations=np.int64(250), accuracy=np.float64(1.0))  # type: ignore[arg-type]
+    result = engine(name).run(WATER, charge=np.int64(1), unpaired_electrons=np.int64(1), parameters=parameters)
+    assert result.energy == pytest.approx(-4.3976, abs=1e-3)
 
 
 def test_an_unknown_engine_names_the_nearest():
@@ -371,10 +413,9 @@ def test_an_xtb_that_passes_over_an_option_is_no_result(tmp_path: Path):
 
 
 def test_the_home_folder_s_settings_of_xtb_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    before = engine("xtb").run(WATER).energy
-    (tmp_path / ".xtbrc").write_text("$gfn\n  method=1\n$scc\n  temp=9000.0\n$end\n")
+    (tmp_path / ".xtbrc").write_text("$opt\n   maxcycle=1\n$end\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert engine("xtb").run(WATER).energy == before
+    assert engine("xtb").run(of("CCO"), parameters=Parameters(optimize=True)).optimized
 
 
 def test_a_run_leaves_no_file_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -447,22 +488,34 @@ def test_a_program_s_own_threads_are_given_back():
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"3\n"
 
 
+def test_threads_take_turns():
+    molecules = [of(smiles) for smiles in ("CCO", "c1ccccc1", "CC(=O)O", "CCCCCC")]
+    alone = [engine("tblite").run(molecule).energy.hex() for molecule in molecules]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(lambda molecule: engine("tblite").run(molecule).energy.hex(), molecules * 10))
+    assert together == alone * 10
+
+
 # Tables
 
 
-@pytest.mark.parametrize("method", ["GFN2-xTB", "GFN1-xTB", "IPEA1-xTB"])
-def test_valence_electrons_are_those_that_tblite_counts(method: str):
-    pairs = [(number, number) for number in range(1, 87)]
+# All of GFN2-xTB's elements, and the ends of the blocks for the others.
+ENDS = [1, 2, 3, 10, 11, 18, 19, 21, 29, 30, 36, 47, 48, 54, 57, 71, 72, 79, 80, 86]
+
+
+@pytest.mark.parametrize(
+    ("method", "numbers"), [("GFN2-xTB", list(range(1, 87))), ("GFN1-xTB", ENDS), ("IPEA1-xTB", ENDS)]
+)
+def test_valence_electrons_are_those_that_tblite_counts(method: str, numbers: list[int]):
     counted = {}
-    for number, other in pairs:
-        # Two atoms always have an even number of electrons; one SCF cycle is enough to count them.
-        calculator = Calculator(
-            method, np.array([number, other]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]]), 0.0, 0
-        )
-        calculator.set("verbosity", 0)
-        calculator.set("temperature", 0.05)
+    for number in numbers:
+        # Two atoms always have an even number of electrons, and hot ones converge.
+        pair = np.array([number, number]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]])
+        calculator = Calculator(method, *pair, 0.0, 0)
+        for name, value in (("verbosity", 0), ("temperature", 0.05), ("accuracy", 1000.0)):
+            calculator.set(name, value)
         counted[number] = round(calculator.singlepoint().get("orbital-occupations").sum()) // 2
-    assert counted == {number: valence_electrons(number) for number in counted}
+    assert counted == {number: valence_electrons(number) for number in numbers}
 
 
 def test_elements_beyond_radon_have_no_valence_electrons():
