@@ -12,6 +12,7 @@ from distributed import Client as DaskClient
 from distributed import LocalCluster
 
 import qforge_sdk as qf
+from qforge_sdk.chem import validate_many
 from qforge_sdk.client import Client
 from qforge_sdk.compute.job import Job
 from tests.db.test_batch_run import PARAMETERS, assert_whole, in_background, wait_until
@@ -72,7 +73,7 @@ def test_a_cluster_whose_workers_are_killed_computes_every_item_once(
 
 
 def test_tasks_are_few_carry_no_client_and_show_no_password(client: Client, dask: DaskClient) -> None:
-    key = client.batches.create("screen", molecules=["C" * n for n in range(1, 41)], parameters=PARAMETERS).id
+    key = client.batches.create("screen", molecules=["C" * n for n in range(1, 21)], parameters=PARAMETERS).id
     thread, results = in_background(
         lambda: client.batches.run(key, engine=Repulsion(seconds=0.1), workers=dask, lease_seconds=5.0)
     )
@@ -83,7 +84,7 @@ def test_tasks_are_few_carry_no_client_and_show_no_password(client: Client, dask
         most = max(most, len(tasks))
         seen.update(tasks)
         time.sleep(0.05)
-    assert results[0].n_completed == 40
+    assert results[0].n_completed == 20
     # Three threads and half as many more that wait for one.
     assert 0 < most <= 6
     assert all(task.startswith(f"qforge-batch-{key}-") for task in seen)
@@ -106,6 +107,15 @@ def test_what_no_worker_can_compute_is_raised(client: Client, dask: DaskClient) 
     with pytest.raises(qf.InvalidInput, match="no method 'repulsion'"):
         client.batches.run("screen", engine="tblite", workers=dask)
     assert client.batches.progress(client.batches.get(1).id)["pending"] == 1
+
+
+def test_smiles_are_validated_on_a_cluster_as_they_are_here(client: Client, dask: DaskClient) -> None:
+    smiles = ["C" * n + "O" for n in range(1, 600)] + ["C((", None, "c1ccccc1", "OC"]
+    assert validate_many(smiles, workers=dask).equals(validate_many(smiles, workers=0))
+    report = client.molecules.bulk_load({"smiles": smiles[:50]}, workers=dask)
+    assert report.n_inserted == 50
+    report = client.calculations.bulk_load({"smiles": smiles[:60], "energy": [-1.0] * 60}, workers=dask)
+    assert (report.n_inserted, report.n_molecules_created) == (60, 10)
 
 
 def test_a_cancelled_batch_leaves_the_cluster(client: Client, dask: DaskClient) -> None:
