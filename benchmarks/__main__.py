@@ -17,6 +17,7 @@ def main() -> None:
         ("audit", rows),
         ("read", rows),
         ("register", rows // 10),
+        ("batches", rows // 100),
         ("memory", 10 * rows),
     ):
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--rows", str(count)], check=True)
