@@ -19,6 +19,7 @@ def main() -> None:
         ("register", rows // 10),
         ("migrate", rows // 100),
         ("suspicious", rows),
+        ("batches", rows // 100),
         ("memory", 10 * rows),
     ):
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--rows", str(count)], check=True)

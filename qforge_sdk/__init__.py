@@ -40,13 +40,14 @@ if TYPE_CHECKING:
         UnknownField,
     )
     from qforge_sdk.query import Query
-    from qforge_sdk.schemas import LoadReport
+    from qforge_sdk.schemas import BatchReport, LoadReport
 
 _HOME = {
     "AccessDenied": "errors",
     "AtomicProperty": "db.models",
     "BatchItem": "db.models",
     "BatchJob": "db.models",
+    "BatchReport": "schemas",
     "Calculation": "db.models",
     "Client": "client",
     "ComputationFailed": "errors",
@@ -85,6 +86,7 @@ __all__ = [
     "AtomicProperty",
     "BatchItem",
     "BatchJob",
+    "BatchReport",
     "Calculation",
     "Client",
     "ComputationFailed",

@@ -20,7 +20,8 @@ from qforge_sdk.accessors import Admin, Atoms, Batches, Calculations, Context, E
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import crud, embedded, schema
 from qforge_sdk.db.access import inspect_access, require_held
-from qforge_sdk.db.database import check_db_health, make_engine
+from qforge_sdk.db.database import check_db_health
+from qforge_sdk.db.engines import make_engine
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope, parse_user_id
 from qforge_sdk.db.sqlstate import translated

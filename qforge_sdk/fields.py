@@ -22,7 +22,7 @@ from qforge_sdk.db.models import (
 from qforge_sdk.errors import UnknownField
 from qforge_sdk.quantities import did_you_mean
 
-_HEAVY: Final = frozenset({"metadata", "fingerprint"})
+_HIDDEN: Final = frozenset({"metadata", "fingerprint", "lease_token", "lease_holder", "lease_expires_at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _fields(model: type[Base], first: tuple[str, ...], skip: frozenset[str] = fr
     }
     names = [*first, *(name for name in attributes if name not in first and name not in skip)]
     return {
-        name: Field(name, attributes[name], _kind(attributes[name]), default=name not in _HEAVY) for name in names
+        name: Field(name, attributes[name], _kind(attributes[name]), default=name not in _HIDDEN) for name in names
     }
 
 

@@ -17,12 +17,14 @@ from sqlalchemy import cast, func, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
+from qforge_sdk import program_events
 from qforge_sdk.config import Settings
 from qforge_sdk.db import crud
 from qforge_sdk.db.crud.rows import UserId
 from qforge_sdk.db.models import EventLog
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import ConfigurationError
+from qforge_sdk.program_events import RUNNER, known, number
 
 __all__ = [
     "log_batch_completed",
@@ -41,13 +43,10 @@ __all__ = [
 logger: Final = logging.getLogger(__name__)
 
 PACKAGE: Final = "qforge_sdk"
-RUNNER: Final = "xTB_runner"
 API: Final = "api"
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HANDLER_NAME: Final = "qforge_sdk"
-# The reason stands at the end of what a program prints.
-_STDERR_KEPT: Final = 4000
 
 
 def setup_logging(settings: Settings | None = None) -> logging.Logger:
@@ -73,7 +72,7 @@ def setup_logging(settings: Settings | None = None) -> logging.Logger:
     handler = _handler(settings.log_file)
     handler.set_name(_HANDLER_NAME)
     handler.setFormatter(logging.Formatter(_FORMAT))
-    for old in [known for known in package_logger.handlers if known.get_name() == _HANDLER_NAME]:
+    for old in [handled for handled in package_logger.handlers if handled.get_name() == _HANDLER_NAME]:
         package_logger.removeHandler(old)
         old.close()
     package_logger.addHandler(handler)
@@ -122,7 +121,7 @@ def log_calculation_started(
         "calculation_started",
         "calculations",
         calculation_id,
-        context=_known(context, molecule_id=molecule_id, xtb_version=xtb_version, method=method, solvation=solvation),
+        context=known(context, molecule_id=molecule_id, xtb_version=xtb_version, method=method, solvation=solvation),
         service=RUNNER,
         user_id=user_id,
     )
@@ -170,23 +169,16 @@ def log_calculation_completed(
         A number is not finite, or the context is not JSON.
     """
     logger.info("calculation %s completed: energy %s hartree, gap %s eV", calculation_id, energy, gap)
-    return crud.log_event(
-        db,
-        "calculation_completed",
-        "calculations",
-        calculation_id,
-        context=_known(
-            context,
-            molecule_id=molecule_id,
-            energy=_number(energy),
-            gap=_number(gap),
-            dipole=_number(dipole),
-            execution_time_seconds=_number(execution_time_seconds),
-            xtb_version=xtb_version,
-        ),
-        service=RUNNER,
-        user_id=user_id,
+    event = program_events.calculation_completed(
+        molecule_id,
+        energy=energy,
+        gap=gap,
+        dipole=dipole,
+        execution_time_seconds=execution_time_seconds,
+        xtb_version=xtb_version,
+        context=context,
     )
+    return crud.log_event(db, entity_id=calculation_id, user_id=user_id, **event)
 
 
 def log_calculation_failed(
@@ -227,20 +219,10 @@ def log_calculation_failed(
         A text is too long, or the context is not JSON.
     """
     logger.error("calculation %s failed: %s (%s)", calculation_id, error_message, error_code)
-    # jsonb stores no NUL, and a broken program prints what it likes.
-    stderr = xtb_stderr[-_STDERR_KEPT:].replace("\0", "") if xtb_stderr else None
-    return crud.log_event(
-        db,
-        "calculation_failed",
-        "calculations",
-        calculation_id,
-        status="error",
-        error_message=error_message,
-        error_code=error_code,
-        context=_known(context, molecule_id=molecule_id, xtb_stderr=stderr),
-        service=RUNNER,
-        user_id=user_id,
+    event = program_events.calculation_failed(
+        molecule_id, error_message=error_message, error_code=error_code, xtb_stderr=xtb_stderr, context=context
     )
+    return crud.log_event(db, entity_id=calculation_id, user_id=user_id, **event)
 
 
 def log_batch_started(
@@ -282,7 +264,7 @@ def log_batch_started(
         "batch_started",
         "batch_jobs",
         batch_id,
-        context=_known(context, batch_name=batch_name, molecule_count=molecule_count),
+        context=known(context, batch_name=batch_name, molecule_count=molecule_count),
         service=API,
         user_id=user_id,
     )
@@ -334,14 +316,14 @@ def log_batch_completed(
         "batch_completed",
         "batch_jobs",
         batch_id,
-        context=_known(
+        context=known(
             context,
             batch_name=batch_name,
             total_molecules=total_molecules,
             successful_count=successful_count,
             failed_count=failed_count,
             success_rate=100.0 * successful_count / total_molecules if total_molecules else 0.0,
-            execution_time_seconds=_number(execution_time_seconds),
+            execution_time_seconds=number(execution_time_seconds),
         ),
         service=API,
         user_id=user_id,
@@ -393,7 +375,7 @@ def log_batch_failed(
         batch_id,
         status="error",
         error_message=error_message,
-        context=_known(
+        context=known(
             context, batch_name=batch_name, processed_count=processed_count, total_molecules=total_molecules
         ),
         service=API,
@@ -426,7 +408,7 @@ def log_molecule_created(
         The server reported an error.
     """
     logger.info("molecule %s created: %s (%s)", molecule_id, name, smiles)
-    return _enrich(db, "molecule_created", molecule_id, _known(None, name=name, smiles=smiles), user_id)
+    return _enrich(db, "molecule_created", molecule_id, known(None, name=name, smiles=smiles), user_id)
 
 
 def log_molecule_deleted(db: Session, molecule_id: int, name: str | None, user_id: UserId = None) -> EventLog:
@@ -452,7 +434,7 @@ def log_molecule_deleted(db: Session, molecule_id: int, name: str | None, user_i
         The server reported an error.
     """
     logger.info("molecule %s deleted: %s", molecule_id, name)
-    return _enrich(db, "molecule_deleted", molecule_id, _known(None, name=name), user_id)
+    return _enrich(db, "molecule_deleted", molecule_id, known(None, name=name), user_id)
 
 
 def log_error(
@@ -543,7 +525,7 @@ def log_performance_metric(
         db,
         "performance_metric",
         "system",
-        context=_known(context, metric_name=metric_name, value=_number(value), unit=unit),
+        context=known(context, metric_name=metric_name, value=number(value), unit=unit),
         service=API,
         user_id=user_id,
     )
@@ -557,16 +539,6 @@ def _handler(file: Path | None) -> logging.Handler:
         return logging.FileHandler(file, encoding="utf-8")
     except OSError as exc:
         raise ConfigurationError(f"LOG_FILE: {exc}") from exc
-
-
-def _known(context: Mapping[str, Any] | None, **facts: Any) -> dict[str, Any]:
-    """A new context: the caller's, and the facts that are not None."""
-    return {**(context or {}), **{name: fact for name, fact in facts.items() if fact is not None}}
-
-
-def _number(value: float | None) -> float | None:
-    # Also of a numpy number, which is no JSON.
-    return None if value is None else float(value)
 
 
 def _enrich(db: Session, kind: str, molecule_id: int, facts: dict[str, Any], user_id: UserId) -> EventLog:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from qforge_sdk.accessors.base import Accessor
+from qforge_sdk import logger
+from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.watch import Watch
+from qforge_sdk.compute import Engine, Parameters
+from qforge_sdk.compute.job import read_parameters
+from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
-from qforge_sdk.db.crud.rows import as_record
+from qforge_sdk.db.crud.rows import as_record, one_of
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
-from qforge_sdk.errors import DuplicateBatch, InvalidInput
+from qforge_sdk.db.work import Work
+from qforge_sdk.errors import COMPUTATION_CODES, DuplicateBatch, InvalidInput, NotFound
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
 from qforge_sdk.query import Query
-from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse
+from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse, BatchReport
+
+_CODES: Final = (*COMPUTATION_CODES, stored_batches.CANCELLED, stored_batches.UNKNOWN)
+_USUAL: Final = {
+    f"usual_{name}": getattr(Parameters(), attribute)
+    for name, attribute in (("accuracy", "accuracy"), ("temperature", "electronic_temperature"))
+}
 
 
 class Batches(Accessor):
@@ -32,6 +45,7 @@ class Batches(Accessor):
         molecules: Any = (),
         parameters: dict[str, Any] | None = None,
         description: str | None = None,
+        reuse: bool = False,
         exist_ok: bool = False,
         shared: bool = False,
     ) -> BatchJobResponse:
@@ -45,9 +59,14 @@ class Batches(Accessor):
             A frame with a column ``molecule_id`` (or ``id``) or ``smiles``, or a list of keys or of SMILES; new
             structures are registered. A molecule that stands twice is one item.
         parameters
-            What is to be computed, such as ``{"method": "GFN2-xTB"}``.
+            What is to be computed, such as ``{"method": "GFN2-xTB"}``: fields of
+            :class:`qforge_sdk.compute.Parameters`.
         description
             Free text.
+        reuse
+            Complete items whose molecule has a result already: converged, yours or public, of the molecule's charge,
+            of the same method, solvation, accuracy and electronic temperature, optimised or not as the parameters
+            say. The newest is linked.
         exist_ok
             Return the stored batch instead of raising when the name is taken; its items stay as they are.
         shared
@@ -67,9 +86,10 @@ class Batches(Accessor):
         NotFound
             A molecule is absent or another tenant's.
         InvalidInput
-            ``molecules`` has neither keys nor SMILES.
+            ``molecules`` has neither keys nor SMILES, or there is no such parameter.
         """
         owner = self._context.owner(shared=shared)
+        wanted = read_parameters(parameters or {})
         record = as_record(
             BatchJobCreate, {"batch_name": name, "description": description, "parameters": parameters or {}}
         )
@@ -93,11 +113,8 @@ class Batches(Accessor):
             row = crud.create_batch_job(session, record, user_id=owner)
             keys = _molecule_keys(session, molecules, owner)
             if keys:
-                session.execute(
-                    insert(BatchItem), [{"batch_id": row.id, "molecule_id": key, "user_id": owner} for key in keys]
-                )
-            row.total_molecules = len(keys)
-            session.flush()
+                wanted_results = dataclasses.asdict(wanted) | _USUAL if reuse else None
+                stored_batches.put_items(session.connection(), Work(row.id, owner), keys, reuse=wanted_results)
             session.refresh(row)
             return BatchJobResponse.model_validate(row)
 
@@ -179,6 +196,250 @@ class Batches(Accessor):
         with self._context.session() as session:
             self._own_row(session, id)
             return BatchJobResponse.model_validate(crud.update_batch_job_status(session, id, status))
+
+    def run(
+        self,
+        batch: int | str | BatchJobResponse,
+        *,
+        engine: str | Engine = "tblite",
+        workers: Any = None,
+        timeout: float | None = 3600.0,
+        max_retries: int = 2,
+        optimize: bool = False,
+        seed: int = 42,
+        n_conformers: int = 1,
+        lease_seconds: float = 60.0,
+        reconnect_seconds: float = 60.0,
+        progress: bool | None = None,
+    ) -> BatchReport:
+        """Compute the items of a batch until none is left; run it again to go on after whatever stopped it.
+
+        Each worker claims a few items, computes them and stores their results in one transaction. Whoever is killed
+        when: every item ends once. Several runs, on several machines, share a batch.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+        engine
+            ``tblite``, ``xtb``, or an engine such as ``qforge_sdk.compute.get_engine("xtb", level="tight")``.
+        workers
+            Processes on this machine, None for one a processor; or a ``distributed.Client``: its cluster works then.
+        timeout
+            Wall time that one item may take, s, its geometry included; None for no end.
+        max_retries
+            How often an item is tried again after its worker died.
+        optimize
+            Relax geometries, also where the batch's parameters do not say so.
+        seed, n_conformers
+            Of geometries, see :func:`qforge_sdk.chem.geometry_from_smiles`.
+        lease_seconds
+            After that time without a sign of life a worker's items are another's to compute.
+        reconnect_seconds
+            How long workers wait for a database that is gone.
+        progress
+            Show a bar; None shows one where somebody looks.
+
+        Returns
+        -------
+        BatchReport
+            Accounts for each item. Interrupted (Ctrl-C, or a notebook's stop), it says so, and what was begun waits
+            again.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is not yours to run.
+        InvalidInput
+            An argument, or a parameter of the batch, is not the engine's.
+        ConfigurationError
+            The engine is not installed, or a worker of the cluster cannot work.
+        ConnectionFailed
+            The database did not come back in time.
+        """
+        from qforge_sdk.compute.runner import make_job, run
+
+        with self._context.session() as session:
+            row = self._own_batch(session, batch)
+        job = make_job(
+            self._context.engine,
+            self._context.scope,
+            Work(row.id, row.user_id),
+            row.parameters,
+            engine=engine,
+            optimize=optimize,
+            seed=seed,
+            n_conformers=n_conformers,
+            timeout=timeout,
+            max_retries=max_retries,
+            lease_seconds=lease_seconds,
+            reconnect_seconds=reconnect_seconds,
+        )
+        return run(job, row.batch_name, self._context.engine, workers=workers, progress=progress)
+
+    def watch(self, batch: int | str | BatchJobResponse, *, interval: float = 1.0) -> Watch:
+        """Look at a batch that somebody runs, until it has ended.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+        interval
+            Seconds between two looks.
+
+        Returns
+        -------
+        Watch
+            ``for now in client.batches.watch("screen"): print(now)``; as the last line of a notebook's cell it shows
+            a bar.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        InvalidInput
+            ``interval`` is below 0.
+        """
+        if not interval >= 0:
+            raise InvalidInput(f"interval is a number of seconds, not {interval!r}", field="interval", value=interval)
+        with self._context.session() as session:
+            key = self._batch(session, batch).id
+        return Watch(lambda: self.get(key), interval=interval)
+
+    def failures(self, batch: int | str | BatchJobResponse) -> pd.DataFrame:
+        """Why items of a batch failed.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a code of :data:`qforge_sdk.errors.COMPUTATION_CODES` (``unknown`` where there is none), the most
+            frequent first: ``code``, ``items`` (how many), and of the first of them ``item_id``, ``molecule_id``,
+            ``smiles``, ``message``.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        """
+        with self._context.session() as session:
+            found = stored_batches.failures(session.connection(), self._work(self._batch(session, batch)))
+        frame = pd.DataFrame(found, columns=list(stored_batches.Failure._fields))
+        return frame.astype(dict.fromkeys(("items", "item_id", "molecule_id"), "int64")).astype(
+            dict.fromkeys(("code", "smiles", "message"), "str")
+        )
+
+    def retry(self, batch: int | str | BatchJobResponse, where: str | Sequence[str] | None = None) -> int:
+        """Let items wait again that failed; :meth:`run` computes them.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+        where
+            Only those with this code, or one of these, as :meth:`failures` names them; ``cancelled`` for those that
+            :meth:`cancel` skipped.
+
+        Returns
+        -------
+        int
+            How many items wait again.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is not yours to change.
+        InvalidInput
+            There is no such code.
+        """
+        codes = [where] if isinstance(where, str) else where
+        for code in codes or ():
+            one_of(code, _CODES, field="where")
+        with self._context.session() as session:
+            work = self._work(self._own_batch(session, batch))
+            return stored_batches.retry(session.connection(), work, codes)
+
+    def cancel(self, batch: int | str | BatchJobResponse) -> int:
+        """Skip what has not ended of a batch; its workers stop within a quarter of their lease.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+
+        Returns
+        -------
+        int
+            How many items were skipped. The batch counts as failed, unless nothing was left of it;
+            ``retry(batch, "cancelled")`` takes it up again.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is not yours to change.
+        """
+        with self._context.session() as session:
+            row = self._own_batch(session, batch)
+            skipped = stored_batches.cancel(session.connection(), self._work(row))
+            if skipped:
+                session.refresh(row)
+                logger.log_batch_failed(
+                    session,
+                    row.id,
+                    row.batch_name,
+                    "cancelled",
+                    row.successful_count + row.failed_count,
+                    row.total_molecules,
+                    user_id=self._work(row).reader,
+                )
+            return skipped
+
+    def delete(self, id: int) -> None:  # noqa: A002
+        """Delete a batch and its items; the calculations stay.
+
+        Parameters
+        ----------
+        id
+            Its key.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is not yours to delete.
+        """
+        with self._context.session() as session:
+            row = self._own_row(session, id)
+            # Items first, as the workers lock them.
+            session.execute(delete(BatchItem).where(BatchItem.batch_id == row.id))
+            session.delete(row)
+
+    def _batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
+        """The batch of a key, a name or a record."""
+        if not isinstance(batch, str):
+            row: BatchJob = self._row(session, batch.id if isinstance(batch, BatchJobResponse) else batch)
+            return row
+        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == batch).order_by(BatchJob.id)).all()
+        found = [row for row in named if row.user_id == self._context.tenant] or named
+        if not found:
+            raise NotFound(f"there is no batch {batch!r}", entity="batch_jobs", key=batch)
+        if len(found) > 1:
+            keys = ", ".join(str(row.id) for row in found[:10])
+            raise InvalidInput(f"several batches are named {batch!r}: give a key, {keys}", field="batch", value=batch)
+        return found[0]
+
+    def _own_batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
+        row = self._batch(session, batch)
+        if self._context.tenant is not None and row.user_id != self._context.tenant:
+            raise not_found(BatchJob, batch)
+        return row
+
+    @staticmethod
+    def _work(row: BatchJob) -> Work:
+        return Work(row.id, row.user_id)
 
 
 def _molecule_keys(session: Session, molecules: Any, owner: Any) -> list[int]:

@@ -273,7 +273,7 @@ class Calculations(Accessor):
         on_conflict: str = "skip",
         batch_id: int | None = None,
         shared: bool = False,
-        workers: int | None = None,
+        workers: Any = None,
         progress: bool | None = None,
     ) -> LoadReport:
         """Store many results through COPY, in one transaction.
@@ -293,7 +293,7 @@ class Calculations(Accessor):
         shared
             Everybody shall read them (service login only).
         workers
-            Processes for validating SMILES; None for as many as pay.
+            Processes for validating SMILES; None for as many as pay; a ``distributed.Client`` for its cluster's.
         progress
             Show a bar; None shows one after 2 s where somebody looks.
 

@@ -120,7 +120,7 @@ class Molecules(Accessor):
         *,
         on_error: str = "collect",
         shared: bool = False,
-        workers: int | None = None,
+        workers: Any = None,
         progress: bool | None = None,
     ) -> LoadReport:
         """Validate and store many molecules through COPY, in one transaction.
@@ -135,7 +135,7 @@ class Molecules(Accessor):
         shared
             Everybody shall read them (service login only).
         workers
-            Processes for validation; None for as many as pay.
+            Processes for validation; None for as many as pay; a ``distributed.Client`` for its cluster's.
         progress
             Show a bar; None shows one after 2 s where somebody looks.
 

@@ -202,6 +202,30 @@ class Worker:
         self._process = None
 
 
+def validate_apart(texts: list[Any], cpu_seconds: float = CPU_SECONDS) -> Columns:
+    """Validate many SMILES in a process of their own.
+
+    Parameters
+    ----------
+    texts
+        What is to be validated.
+    cpu_seconds
+        Processor time that one may take.
+
+    Returns
+    -------
+    dict
+        As from :meth:`Worker.validate`.
+
+    Raises
+    ------
+    QForgeError
+        No process lives long enough to begin.
+    """
+    with Worker(cpu_seconds=cpu_seconds) as worker:
+        return worker.validate(texts)
+
+
 def validate_smiles(smiles: object) -> ValidatedMolecule:
     """Validate one SMILES; one that might crash or hang RDKit goes to a process of its own.
 

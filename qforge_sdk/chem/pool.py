@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from qforge_sdk.chem.isolation import CPU_SECONDS, Worker
+from qforge_sdk.chem.isolation import CPU_SECONDS, Worker, validate_apart
 from qforge_sdk.chem.smiles import looks_heavy
 from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns, validate_column
 from qforge_sdk.errors import InvalidInput
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # A process starts in 0.4 s; one core validates 4,000 molecules meanwhile.
 _WORTH_PROCESSES: Final = 4_000
 _CHUNK: Final = 500
+# Of a cluster, whose tasks start a process each.
+_TASK: Final = 20_000
 
 RESULT_SCHEMA: Final = pa.schema(
     [
@@ -50,7 +52,7 @@ RESULT_SCHEMA: Final = pa.schema(
 def validate_many(
     smiles: Any,
     *,
-    workers: int | None = None,
+    workers: Any = None,
     progress: bool | None = None,
     cpu_seconds: float = CPU_SECONDS,
 ) -> pa.Table:
@@ -61,7 +63,8 @@ def validate_many(
     smiles
         A list, or an Arrow array of text; equal texts are validated once.
     workers
-        Processes, None for as many as there are processors where that pays.
+        Processes, None for as many as there are processors where that pays; a ``distributed.Client`` for its
+        cluster's.
     progress
         Show a bar; None shows one after 2 s where somebody looks.
     cpu_seconds
@@ -140,15 +143,16 @@ def _distinct(smiles: Any) -> tuple[list[Any], pa.Array]:
     return distinct, pa.array(index, pa.int64())
 
 
-def _validate_distinct(
-    texts: list[Any], *, workers: int | None, progress: bool | None, cpu_seconds: float
-) -> Columns:
+def _validate_distinct(texts: list[Any], *, workers: Any, progress: bool | None, cpu_seconds: float) -> Columns:
+    chunk = _CHUNK
     heavy = [isinstance(text, str) and looks_heavy(text) for text in texts]
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if len(texts) < _WORTH_PROCESSES:
             workers = 1 if any(heavy) else 0
-    chunks = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+    elif not isinstance(workers, int):
+        chunk = max(_CHUNK, min(_TASK, len(texts) // max(sum(workers.nthreads().values()), 1) + 1))
+    chunks = [texts[start : start + chunk] for start in range(0, len(texts), chunk)]
     columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
     with _bar(len(texts), progress) as bar:
         for done in _run(chunks, workers, cpu_seconds):
@@ -158,8 +162,11 @@ def _validate_distinct(
     return columns
 
 
-def _run(chunks: list[list[Any]], workers: int, cpu_seconds: float) -> Iterator[Columns]:
+def _run(chunks: list[list[Any]], workers: Any, cpu_seconds: float) -> Iterator[Columns]:
     """Results of the chunks, in order."""
+    if not isinstance(workers, int):
+        yield from _run_on_cluster(chunks, workers, cpu_seconds)
+        return
     if workers == 0:
         yield from map(validate_column, chunks)
         return
@@ -179,6 +186,15 @@ def _run(chunks: list[list[Any]], workers: int, cpu_seconds: float) -> Iterator[
         threads = ThreadPoolExecutor(workers)
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         yield from threads.map(work, chunks)
+
+
+def _run_on_cluster(chunks: list[list[Any]], client: Any, cpu_seconds: float) -> Iterator[Columns]:
+    tasks = [client.submit(validate_apart, chunk, cpu_seconds, pure=False) for chunk in chunks]
+    try:
+        for task in tasks:
+            yield task.result()
+    finally:
+        client.cancel(tasks)
 
 
 @contextmanager

@@ -126,3 +126,26 @@ class XtbResult:
     imaginary_modes: int | None = None
     program_call: str | None = None
     doubts: tuple[Doubt, ...] = ()
+
+    def atoms(self) -> dict[str, list[Any]]:
+        """Columns of the final geometry's atoms.
+
+        Returns
+        -------
+        dict
+            ``atom_index``, ``element``, ``partial_charge`` (e), ``position_x/y/z`` (angstrom), ``force_x/y/z``
+            (hartree/bohr); nothing without a geometry.
+        """
+        if self.geometry is None:
+            return {}
+        n = len(self.geometry.symbols)
+        nothing: list[Any] = [None] * n
+        columns: dict[str, list[Any]] = {
+            "atom_index": list(range(n)),
+            "element": list(self.geometry.symbols),
+            "partial_charge": nothing if self.charges is None else self.charges.tolist(),
+        }
+        for axis, name in enumerate("xyz"):
+            columns[f"position_{name}"] = self.geometry.positions[:, axis].tolist()
+            columns[f"force_{name}"] = nothing if self.forces is None else self.forces[:, axis].tolist()
+        return columns

@@ -71,6 +71,6 @@ def register(*modules: Any) -> None:
     """Commands live in modules of their own; importing one adds its commands."""
 
 
-from qforge_sdk.cli import data, demo, doctor, migrate, schema  # noqa: E402
+from qforge_sdk.cli import data, demo, doctor, migrate, run, schema  # noqa: E402
 
-register(data, demo, doctor, migrate, schema)
+register(data, demo, doctor, migrate, run, schema)

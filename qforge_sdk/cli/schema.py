@@ -15,7 +15,7 @@ from qforge_sdk.cli.tables import frame_table
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import embedded, schema
 from qforge_sdk.db.adopt import adopt as adopt_database
-from qforge_sdk.db.database import make_engine
+from qforge_sdk.db.engines import make_engine
 from qforge_sdk.db.sqlstate import translated
 
 db_app = typer.Typer(help="Create, upgrade and inspect the schema.", no_args_is_help=True)

@@ -30,9 +30,10 @@ from sqlalchemy.dialects.postgresql import BIT, BYTEA, JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import UserDefinedType
 
+from qforge_sdk.db import public
 from qforge_sdk.quantities import QUANTITIES
 
-PUBLIC_USER_ID: Final = uuid.UUID(int=0)
+PUBLIC_USER_ID: Final = public.PUBLIC_USER_ID
 """Owner of the rows that everybody reads and only the service writes."""
 
 FINGERPRINT_BITS: Final = 2048
@@ -290,7 +291,7 @@ class AtomicProperty(Base):
 
 
 class BatchJob(Base):
-    """A named set of molecules to be computed with the same parameters."""
+    """A named set of molecules to be computed with the same parameters; the database keeps its counts."""
 
     __tablename__ = "batch_jobs"
 
@@ -302,6 +303,8 @@ class BatchJob(Base):
     total_molecules: Mapped[int] = _count()
     successful_count: Mapped[int] = _count()
     failed_count: Mapped[int] = _count()
+    skipped_count: Mapped[int] = _count()
+    waiting_count: Mapped[int] = _count()
     parameters: Mapped[dict[str, Any]] = _json("parameters")
     metadata_: Mapped[dict[str, Any]] = _json("metadata")
     created_at: Mapped[datetime] = _now()
@@ -317,7 +320,8 @@ class BatchJob(Base):
         CheckConstraint("batch_name <> ''", name="batch_jobs_name_not_empty"),
         CheckConstraint(_one_of("status", BATCH_STATUSES), name="batch_jobs_status"),
         CheckConstraint(
-            "total_molecules >= 0 AND successful_count >= 0 AND failed_count >= 0",
+            "total_molecules >= 0 AND successful_count >= 0 AND failed_count >= 0 AND skipped_count >= 0 "
+            "AND waiting_count >= 0",
             name="batch_jobs_counts_not_negative",
         ),
         Index("batch_jobs_name", "user_id", "batch_name"),
@@ -347,7 +351,11 @@ class BatchItem(Base):
         ForeignKey("public.calculations.id", name="batch_items_calculation_id_fkey", ondelete="SET NULL")
     )
     error_message: Mapped[str | None] = mapped_column(Text)
+    error_code: Mapped[str | None] = mapped_column(String(50))
     retry_count: Mapped[int] = _count()
+    lease_token: Mapped[uuid.UUID | None] = mapped_column(UUID(as_uuid=True))
+    lease_holder: Mapped[str | None] = mapped_column(String(255))
+    lease_expires_at: Mapped[datetime | None] = _later()
     metadata_: Mapped[dict[str, Any]] = _json("metadata")
     created_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None] = _later()
@@ -369,6 +377,13 @@ class BatchItem(Base):
         CheckConstraint(_one_of("status", ITEM_STATUSES), name="batch_items_status"),
         CheckConstraint("retry_count >= 0", name="batch_items_retry_count_not_negative"),
         Index("batch_items_molecule", "molecule_id", "user_id"),
+        Index(
+            "batch_items_claim",
+            "user_id",
+            "batch_id",
+            "id",
+            postgresql_where=text("status IN ('pending', 'processing')"),
+        ),
         Index(
             "batch_items_calculation",
             "calculation_id",

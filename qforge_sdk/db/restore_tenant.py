@@ -27,7 +27,18 @@ from qforge_sdk.errors import ExportMismatch, InvalidInput
 #: Tables whose rows a tenant can restore as its own.
 RESTORABLE: Final = tuple(table for table in TABLES if table != "event_logs")
 
-_NOT_OURS_TO_SET: Final = frozenset({"id", "user_id", "created_at", "updated_at"})
+_NOT_OURS_TO_SET: Final = frozenset(
+    {
+        "id",
+        "user_id",
+        "created_at",
+        "updated_at",
+        "successful_count",
+        "failed_count",
+        "skipped_count",
+        "waiting_count",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

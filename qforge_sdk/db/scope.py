@@ -27,7 +27,7 @@ from psycopg2.extensions import cursor as DriverCursor  # noqa: N812
 from psycopg2.sql import Composable
 from sqlalchemy import Connection, Engine, event
 
-from qforge_sdk.db.models import PUBLIC_USER_ID
+from qforge_sdk.db.public import PUBLIC_USER_ID
 from qforge_sdk.errors import InvalidInput, SchemaMissing, SchemaOutdated, ScopeNotHeld
 
 #: The group of tenants' logins, which holds the rights on the tables, and the role that scopes act in.

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import adbc_driver_manager.dbapi as adbc
 import psycopg2
 import sqlalchemy.exc
 
@@ -43,8 +42,7 @@ _CLASSES: Final[dict[str, type[QForgeError]]] = {
     "23": InvalidInput,
 }
 
-# What has no SQLSTATE never reached the server, or lost it.
-_CONNECTION_ERRORS: Final = (psycopg2.OperationalError, psycopg2.InterfaceError, adbc.OperationalError)
+_FROM_SQLALCHEMY: Final = (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError)
 
 _HINTS: Final[dict[str, str]] = {
     "23502": "give that column a value",
@@ -88,7 +86,7 @@ def translate(exc: BaseException) -> QForgeError | None:  # noqa: PLR0911 - one 
         None when ``exc`` did not come from the database.
     """
     original = getattr(exc, "orig", None) or exc
-    if not isinstance(original, (psycopg2.Error, adbc.Error)):
+    if not isinstance(original, _errors_of_drivers("Error", psycopg2.Error)):
         if isinstance(exc, sqlalchemy.exc.TimeoutError):
             return ConnectionFailed(f"no free connection in the pool: {exc.args[0]}")
         return None
@@ -100,7 +98,9 @@ def translate(exc: BaseException) -> QForgeError | None:  # noqa: PLR0911 - one 
         text = f"{text}; {_HINTS[sqlstate]}"
     elif _NO_TLS in text:
         text = f"{text}; {_NO_TLS_HINT}"
-    if sqlstate is None and isinstance(original, _CONNECTION_ERRORS):
+    # What has no SQLSTATE never reached the server, or lost it.
+    lost = _errors_of_drivers("OperationalError", psycopg2.OperationalError, psycopg2.InterfaceError)
+    if sqlstate is None and isinstance(original, lost):
         return ConnectionFailed(text)
     kind = _EXACT.get(sqlstate or "") or _CLASSES.get((sqlstate or "")[:2], DatabaseError)
     if kind is Conflict:
@@ -128,7 +128,7 @@ def translated() -> Iterator[None]:
     outside = sys.exception()
     try:
         yield
-    except (sqlalchemy.exc.DBAPIError, sqlalchemy.exc.TimeoutError, psycopg2.Error, adbc.Error) as exc:
+    except _errors_of_drivers("Error", psycopg2.Error, *_FROM_SQLALCHEMY) as exc:
         error = translate(exc)
         if error is None:
             raise
@@ -136,6 +136,12 @@ def translated() -> Iterator[None]:
         if isinstance(error, ConnectionFailed) or _sqlstate_of(getattr(exc, "orig", None) or exc) is None:
             _forget_frames(exc, until=outside)
         raise error from exc
+
+
+def _errors_of_drivers(name: str, *kinds: type[Exception]) -> tuple[type[Exception], ...]:
+    """These, and ADBC's of that name if its driver was loaded: it takes 0.4 s, and a batch's worker does without."""
+    module = sys.modules.get("adbc_driver_manager.dbapi")
+    return kinds if module is None else (*kinds, getattr(module, name))
 
 
 def _forget_frames(error: BaseException | None, *, until: BaseException | None) -> None:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import numpy as np
-
 from qforge_sdk.chem.formula import composition
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.perception import Perceived, connection_graph, draws, is_rearranged, perceive, stored_formula
@@ -177,7 +175,7 @@ def identified(record: RunRecord, *, path: str, source_id: str, bonds: bool = Tr
     told = dict.fromkeys(doubt.message for doubt in doubts if doubt.code not in SETTLED_CODES)
     found.reason = one_line(result.reason or "; ".join(told)) or None
     found.row = _row(found, record, doubts)
-    found.atoms = _atoms(result)
+    found.atoms = result.atoms()
     return found
 
 
@@ -269,24 +267,6 @@ def _row(found: Found, record: RunRecord, doubts: list[Doubt]) -> dict[str, Any]
         "source_id": found.source_id,
         "metadata": json.dumps(plain(metadata)),
     }
-
-
-def _atoms(result: XtbResult) -> dict[str, list[Any]]:
-    geometry = result.geometry
-    if geometry is None:
-        return {}
-    n = len(geometry.symbols)
-    nothing: list[Any] = [None] * n
-    forces = result.forces if result.forces is not None else None
-    columns: dict[str, list[Any]] = {
-        "atom_index": list(range(n)),
-        "element": list(geometry.symbols),
-        "partial_charge": nothing if result.charges is None else result.charges.tolist(),
-    }
-    for axis, name in enumerate("xyz"):
-        columns[f"position_{name}"] = geometry.positions[:, axis].tolist()
-        columns[f"force_{name}"] = nothing if forces is None else np.asarray(forces)[:, axis].tolist()
-    return columns
 
 
 def _by_path(run: Run) -> str:

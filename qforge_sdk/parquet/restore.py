@@ -18,6 +18,7 @@ from qforge_sdk.db.restore import (
     insert_as_exported,
     read_restored,
     read_staged,
+    recount,
     require_known_revision,
     reserve_ids,
     restoring,
@@ -164,8 +165,14 @@ def _as_service(transfer: _Transfer) -> dict[str, Counts]:
         transfer.stage(table)
     reserve_ids(transfer.connection, tables)
     counts = {table: insert_as_exported(transfer.connection, table) for table in tables}
+    # Of older revisions the files hold counts that nothing kept: they are verified as they are and corrected then.
+    kept = "batch_jobs" not in tables or "waiting_count" in transfer.schema("batch_jobs").names
+    if kept:
+        recount(transfer.connection)
     for table in tables:
         transfer.verify(table, read_restored)
+    if not kept:
+        recount(transfer.connection)
     return counts
 
 

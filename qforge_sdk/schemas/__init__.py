@@ -1,4 +1,4 @@
-"""Records of the tables, and the report of a bulk load."""
+"""Records of the tables, and the reports of loads and of batches."""
 
 from qforge_sdk.schemas.health import AccessReport, FunctionAccess, HealthCheckResponse, TableAccess
 from qforge_sdk.schemas.records import (
@@ -34,7 +34,7 @@ from qforge_sdk.schemas.records import (
     MoleculeUpdate,
     Record,
 )
-from qforge_sdk.schemas.reports import AdoptionReport, LoadReport
+from qforge_sdk.schemas.reports import AdoptionReport, BatchProgress, BatchReport, LoadReport
 
 __all__ = [
     "AccessReport",
@@ -51,6 +51,8 @@ __all__ = [
     "BatchJobDetail",
     "BatchJobResponse",
     "BatchJobUpdate",
+    "BatchProgress",
+    "BatchReport",
     "BatchStatus",
     "CalculationCreate",
     "CalculationDetail",

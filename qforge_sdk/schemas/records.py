@@ -276,9 +276,7 @@ class BatchJobUpdate(_Input):
 
     description: LongText | None = None
     status: BatchStatus = "pending"
-    total_molecules: Count = 0
-    successful_count: Count = 0
-    failed_count: Count = 0
+    total_molecules: Annotated[Count, Field(description="How many are announced, at least as many as there are")] = 0
     parameters: Annotated[JsonObject, Field(description="Replaces what is stored")] = {}
     metadata: Annotated[JsonObject, Field(description="Replaces what is stored")] = {}
 
@@ -294,6 +292,8 @@ class BatchJobResponse(_Stored):
     total_molecules: int = 0
     successful_count: int = 0
     failed_count: int = 0
+    skipped_count: int = 0
+    waiting_count: Annotated[int, Field(description="Items that are pending or processing")] = 0
     parameters: dict[str, Any] = {}
     metadata: StoredMetadata = {}
     created_at: datetime
@@ -339,6 +339,7 @@ class BatchItemResponse(_Stored):
     status: ItemStatus = "pending"
     calculation_id: int | None = None
     error_message: str | None = None
+    error_code: Annotated[str | None, Field(description="Key of qforge_sdk.errors.COMPUTATION_CODES")] = None
     retry_count: int = 0
     metadata: StoredMetadata = {}
     created_at: datetime

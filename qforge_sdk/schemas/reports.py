@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -183,3 +184,132 @@ class AdoptionReport:
         caption = f"<p>{escape(repr(self))}</p>"
         parts = (self.tables, self.summary, self.doubts.head(10))
         return caption + "".join(part.to_html(escape=True, index=False) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """An account of every item of a batch: ``n_items == n_completed + n_failed + n_skipped + n_left``.
+
+    Parameters
+    ----------
+    batch_id, batch_name
+        Which batch.
+    n_items
+        How many it has.
+    n_completed
+        Items with a result, those of other runs and of other runners included.
+    failed
+        Items that failed, by code of :data:`qforge_sdk.errors.COMPUTATION_CODES`, the most frequent first.
+    n_skipped
+        Items that were skipped or cancelled.
+    n_left
+        Items that wait still, or that somebody else works on.
+    n_run
+        Items that ended in this run, by its own workers.
+    seconds
+        Wall time of this run, s.
+    interrupted
+        Whether it was stopped before nothing was left; what its workers had begun waits again.
+    """
+
+    batch_id: int
+    batch_name: str
+    n_items: int
+    n_completed: int
+    failed: Mapping[str, int]
+    n_skipped: int
+    n_left: int
+    n_run: int
+    seconds: float
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_items != self.n_completed + self.n_failed + self.n_skipped + self.n_left:
+            raise AssertionError(f"items are not accounted for: {self!r}")
+
+    @property
+    def n_failed(self) -> int:
+        """Items that failed."""
+        return sum(self.failed.values())
+
+    @property
+    def items_per_second(self) -> float:
+        """Items that ended in this run by its wall time."""
+        return self.n_run / self.seconds if self.seconds > 0 else 0.0
+
+    def __repr__(self) -> str:
+        codes = f" ({', '.join(f'{code}: {n:,}' for code, n in self.failed.items())})" if self.failed else ""
+        return (
+            f"BatchReport({self.batch_name}{', interrupted' if self.interrupted else ''}: {self.n_items:,} items = "
+            f"{self.n_completed:,} completed + {self.n_failed:,} failed{codes} + {self.n_skipped:,} skipped + "
+            f"{self.n_left:,} left; {self.n_run:,} in {self.seconds:.1f} s, {self.items_per_second:.1f} a second)"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "items": self.n_items,
+            "completed": self.n_completed,
+            "failed": self.n_failed,
+            **{f"&nbsp; {escape(code)}": n for code, n in self.failed.items()},
+            "skipped": self.n_skipped,
+            "left": self.n_left,
+        }
+        cells = "".join(f"<tr><th>{name}</th><td>{value:,}</td></tr>" for name, value in facts.items())
+        how = "interrupted after" if self.interrupted else "in"
+        return (
+            f"<table><caption>{escape(self.batch_name)}: {self.n_run:,} items {how} {self.seconds:.1f} s, "
+            f"{self.items_per_second:.1f} a second</caption>{cells}</table>"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """How far a batch is.
+
+    Parameters
+    ----------
+    batch_name, status
+        Which batch, and its status.
+    n_items, n_completed, n_failed, n_skipped
+        Its counts.
+    items_per_second
+        Of the time since it was first looked at, None before anything ended.
+    """
+
+    batch_name: str
+    status: str
+    n_items: int
+    n_completed: int
+    n_failed: int
+    n_skipped: int
+    items_per_second: float | None = None
+
+    @property
+    def n_left(self) -> int:
+        """Items that have not ended."""
+        return max(self.n_items - self.n_completed - self.n_failed - self.n_skipped, 0)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time that the rest takes at this rate, s; None while there is no rate."""
+        if not self.n_left:
+            return 0.0
+        return self.n_left / self.items_per_second if self.items_per_second else None
+
+    def __str__(self) -> str:
+        ended = self.n_items - self.n_left
+        percent = 100 * ended / self.n_items if self.n_items else 100.0
+        failed = f", {self.n_failed:,} failed" if self.n_failed else ""
+        rate = f", {self.items_per_second:.3g} a second" if self.items_per_second else ""
+        left = f", {_duration(self.seconds_left)} left" if self.n_left and self.seconds_left is not None else ""
+        return f"{self.batch_name}: {ended:,} of {self.n_items:,} ({percent:.0f} %){failed}{rate}{left}"
+
+    def _repr_html_(self) -> str:
+        ended = self.n_items - self.n_left
+        return f"<progress value='{ended}' max='{max(self.n_items, 1)}'></progress> {escape(str(self))}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,6 +125,40 @@ def test_load_reports_every_row_and_writes_the_rejected_ones(database_url: str, 
     assert found.exit_code == 2
     assert re.search(r"inserted\s*│\s*1 ", found.output)
     assert pd.read_csv(tmp_path / "bad.csv")["code"].tolist() == ["syntax", "wrong_type"]
+
+
+def test_run_computes_a_batch_and_tells_what_failed(database_url: str, run: Run):
+    with qf.connect(database_url) as client:
+        key = client.batches.create("screen", molecules=["O", "[Og]"]).id
+    done = run("run", "screen", "--workers", 1, "--url", database_url)
+    assert done.exit_code == 2, done.output
+    assert re.search(r"completed\s*│\s*1 ", done.output)
+    assert "no parameters for Og" in done.output
+    with qf.connect(database_url) as client:
+        assert client.batches.retry(key) == 1
+        client.batches.cancel(key)
+    again = run("run", key, "--optimize", "--url", database_url)
+    assert again.exit_code == 0, again.output
+    assert re.search(r"ended in this run\s*│\s*0 ", again.output)
+    wrong = run("run", "scren", "--url", database_url)
+    assert (wrong.exit_code, "no batch 'scren'" in wrong.stderr) == (1, True)
+
+
+def test_a_run_that_is_terminated_gives_its_items_back(database_url: str):
+    with qf.connect(database_url) as client:
+        key = client.batches.create("screen", molecules=["C" * 120]).id
+        with subprocess.Popen(
+            [sys.executable, "-m", "qforge_sdk.cli", "run", "screen", "--workers", "1", "--url", database_url],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as process:  # fmt: skip
+            deadline = time.monotonic() + 60
+            while client.batches.progress(key)["processing"] == 0 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.terminate()
+            said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "screen, interrupted" in said
+        assert client.batches.progress(key)["pending"] == 1
 
 
 def test_load_of_another_table_and_as_a_tenant(database_url: str, run: Run, tmp_path: Path):
@@ -254,5 +289,5 @@ def test_db_adopt_works_on_an_embedded_server(run: Run):
 def test_version_and_help_name_every_command(run: Run):
     assert run("--version").output.strip() == f"qforge_sdk {qf.__version__}"
     shown = run("--help").output
-    for command in ("demo", "doctor", "load", "export", "restore", "stats", "db"):
+    for command in ("demo", "doctor", "load", "run", "export", "restore", "stats", "db"):
         assert command in shown

@@ -195,6 +195,17 @@ EXPECTED: Final = [
     ("atomic_properties", 1, None, "unknown_element"),
     ("atomic_properties", 8, None, "missing_calculation"),
     ("atomic_properties", 77, None, "missing_calculation"),
+    *[
+        ("batch_jobs", key, name, "count_corrected")
+        for key, name in (
+            (1, "successful_count"),
+            (1, "total_molecules"),
+            (2, "successful_count"),
+            (2, "total_molecules"),
+            (3, "failed_count"),
+            (3, "successful_count"),
+        )
+    ],
     ("batch_jobs", 2, "batch_name", "empty"),
     ("batch_jobs", 2, "failed_count", "out_of_range"),
     ("batch_jobs", 2, "started_at", "not_finite"),
@@ -245,6 +256,16 @@ def test_every_doubt_is_in_the_report(doubtful: tuple[str, AdoptionReport]) -> N
     ]
     assert sorted(lines, key=str) == sorted(EXPECTED, key=str)
     assert found.reason.str.len().min() > 10
+
+
+def test_counts_that_the_items_do_not_give_are_corrected(doubtful: tuple[str, AdoptionReport]) -> None:
+    batches = rows_of(doubtful[0], "batch_jobs", "total_molecules, successful_count, failed_count, waiting_count")
+    assert batches[1] == (4, 3, 1, 0)
+    query = "SELECT context FROM event_logs WHERE event_type = 'batch_counts_corrected' AND entity_id = 1"
+    assert fetch(doubtful[0], query)[0].context == {
+        "before": {"total_molecules": 2, "successful_count": 1},
+        "after": {"total_molecules": 4, "successful_count": 3},
+    }  # fmt: skip
 
 
 def test_doubts_hold_the_old_value(doubtful: tuple[str, AdoptionReport]) -> None:
@@ -334,8 +355,8 @@ def test_numbers_and_words_that_are_refused_are_adapted(doubtful: tuple[str, Ado
     ]  # fmt: skip
     assert kept[1] == (None,)
     batches = rows_of(url, "batch_jobs", "batch_name, status, total_molecules, successful_count, failed_count")
-    assert batches[2] == ("batch 2", "in_progress", 0, 0, 0)
-    assert batches[3] == (LONG[:255], "failed", 2, 1, 1)
+    assert batches[2] == ("batch 2", "in_progress", 1, 1, 0)
+    assert batches[3] == (LONG[:255], "failed", 2, 0, 0)
     items = rows_of(url, "batch_items", "batch_id, molecule_id, status, calculation_id, retry_count")
     assert items == {
         1: (1, 1, "completed", 1, 0), 4: (1, 98, "completed", None, 0), 5: (1, 2, "completed", None, 0),

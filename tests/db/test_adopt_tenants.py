@@ -58,8 +58,8 @@ def rows() -> dict[str, list[Row]]:
         ],
         "batch_jobs": [
             {"id": key, "user_id": owner, "batch_name": f"batch {key}", "status": "completed", "total_molecules": 3,
-             "successful_count": 0, "failed_count": 0, **TIMES}
-            for key, owner in ((1, BOB), (2, ALICE), (3, None))
+             "successful_count": completed, "failed_count": 0, **TIMES}
+            for key, owner, completed in ((1, BOB, 2), (2, ALICE, 1), (3, None, 1))
         ],
         "batch_items": [
             {"id": key, "user_id": None, "batch_id": batch, "molecule_id": molecule, "calculation_id": calculation,

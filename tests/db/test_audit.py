@@ -94,6 +94,9 @@ def test_an_insert_leaves_the_row_as_it_became(alice: Connection, table: str) ->
 
     event = next(event for event in events(alice) if event.entity_type == table)
 
+    if table == "batch_jobs":
+        # It counts its items, as it did not yet when it was inserted.
+        alice.exec_driver_sql("DELETE FROM public.batch_items")
     stored = alice.exec_driver_sql(
         f"SELECT to_jsonb(t) FROM public.{table} AS t WHERE {rows.where(table)}"
     ).scalar_one()
@@ -120,7 +123,7 @@ def test_an_update_leaves_before_and_after(alice: Connection, table: str) -> Non
 
     alice.exec_driver_sql(f"UPDATE public.{table} SET {UPDATES[table]} WHERE {rows.where(table)}")
 
-    (event,) = events(alice, after=mark)
+    (event,) = (event for event in events(alice, after=mark) if event.entity_type == table)
     assert (event.event_type, event.entity_id) == (f"{NOUNS[table]}_updated", rows.keys[table])
     assert str(event.context["before"].pop(column)) != value
     assert str(event.context["after"].pop(column)) == value

@@ -99,7 +99,7 @@ def test_a_screen_from_molecule_to_statistics(http: httpx.Client, engine: Engine
     assert done.json()["calculation_id"] == calculation
     assert http.get(f"/batches/{batch}").json()["batch_items"][0]["status"] == "completed"
     assert [row["id"] for row in http.get(f"/batches/{batch}/items").json()] == [item]
-    assert http.get("/batches", params={"status": "in_progress"}).json()["total"] == 1
+    assert http.get("/batches", params={"status": "completed"}).json()["total"] == 1
 
     stats = http.get("/stats").json()
     assert (stats["total_molecules"], stats["median_gap"], stats["success_rate"]) == (1, 9.1, 100.0)

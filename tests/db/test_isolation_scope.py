@@ -26,6 +26,7 @@ from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
 from qforge_sdk.fields import ALL_TABLES
 from qforge_sdk.query import Query
 from tests.fixtures.databases import Databases, DatabasesOf
+from tests.fixtures.engines import Repulsion
 from tests.fixtures.rows import UPDATES, Rows, store_rows
 from tests.fixtures.tenants import ALICE, BOB
 
@@ -277,6 +278,53 @@ def test_loads_are_the_scope_s_own_and_hang_on_nothing_of_another_s(url: str, ro
         ).n_inserted == 1  # fmt: skip
     with qf.connect(url) as service:
         assert service.calculations.get(rows["bob"].keys["calculations"]).energy == -1.5
+
+
+def test_workers_of_a_batch_act_in_the_scope(url: str) -> None:
+    with qf.connect(url, user_id=ALICE) as alice:
+        batch = alice.batches.create("workers", molecules=["CCO", "CCN"], parameters={"method": "repulsion"})
+        report = alice.batches.run(batch, engine=Repulsion(fails_on="CCN"), workers=1)
+        assert (report.n_completed, report.failed) == (1, {"scf_not_converged": 1})
+        events = alice.events.query(service="xTB_runner")
+    with qf.connect(url) as service:
+        item = service.batches.items(batch.id, status="completed")
+        calculation = int(item["calculation_id"][0])
+        written = [
+            service.calculations.get(calculation).user_id,
+            *service.sql(
+                f"SELECT DISTINCT user_id::text AS u FROM atomic_properties WHERE calculation_id = {calculation}"
+            ).u,
+            *service.events.query(id=events["id"].tolist(), columns=["user_id"]).user_id,
+            *item["user_id"],
+        ]
+        assert set(written) == {str(ALICE)}
+        # Each transaction of a worker's was opened as Alice, whatever the login could do.
+        actors = service.events.query(entity_type="calculations", entity_id=calculation, columns=["application"])
+        assert set(actors["application"]) == {"qforge_worker"}
+        service.batches.delete(batch.id)
+        service.calculations.delete(calculation)
+        service.molecules.delete(int(item["molecule_id"][0]))
+
+
+@pytest.mark.parametrize("owner", ["bob", "nobody", "public"])
+@pytest.mark.parametrize("verb", ["run", "cancel", "retry", "delete"])
+def test_another_s_batch_is_not_run_cancelled_or_deleted(
+    url: str, alice: qf.Client, rows: dict[str, Rows], verb: str, owner: str
+) -> None:
+    key = rows[owner].keys["batch_jobs"]
+    with pytest.raises(qf.NotFound):
+        getattr(alice.batches, verb)(key)
+    with qf.connect(url) as service:
+        assert service.batches.progress(key)["pending"] == 1
+
+
+@pytest.mark.parametrize("verb", ["watch", "failures"])
+def test_another_s_batch_is_not_watched(alice: qf.Client, rows: dict[str, Rows], verb: str) -> None:
+    for owner in ("bob", "nobody"):
+        with pytest.raises(qf.NotFound):
+            getattr(alice.batches, verb)(rows[owner].keys["batch_jobs"])
+        with pytest.raises(qf.NotFound, match="no batch"):
+            getattr(alice.batches, verb)(f"C of {owner}")
 
 
 # It fails closed ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,8 @@ from qforge_sdk.errors import (
     SchemaOutdated,
 )
 from qforge_sdk.parquet import ExportReport, RestoreReport, export_tables, restore_tables
-from qforge_sdk.parquet.manifest import read_manifest
+from qforge_sdk.parquet.content import content_of
+from qforge_sdk.parquet.manifest import file_sha256, read_manifest
 from tests.fixtures.awkward import all_rows, rows_of, store_awkward
 from tests.fixtures.databases import DatabasesOf
 from tests.fixtures.servers import PostgresServer
@@ -156,10 +159,46 @@ def test_lost_rows_come_back_and_others_stay(target: Engine, folder: Path) -> No
     before = all_rows(target)
     execute(target, "DELETE FROM molecules WHERE user_id = :alice", alice=ALICE)
     execute(target, "INSERT INTO molecules (smiles, formula) VALUES ('new', 'x')")
+    assert execute(target, "SELECT sum(total_molecules) FROM batch_jobs") < 24
     assert restore(target, folder).inserted["molecules"] == 8
     after = all_rows(target)
+    assert after["batch_jobs"] == before["batch_jobs"]
     assert [row for row in after["molecules"] if ",new,x," not in row] == before["molecules"]
     assert after["calculations"] == before["calculations"]
+
+
+def rewrite(folder: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the only file of a table, and the manifest with it."""
+    path = next((folder / table).glob("*.parquet"))
+    rows = change(pq.read_table(path))
+    pq.write_table(rows, path)
+    content = content_of(rows)
+
+    def update(manifest: dict[str, Any]) -> None:
+        entry = manifest["tables"][table]
+        entry["content_hash"] = content.digest
+        entry["files"][0] |= {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+    change_manifest(folder, update)
+
+
+def test_batches_of_an_older_revision_are_counted_anew(target: Engine, folder: Path) -> None:
+    older = {"skipped_count", "waiting_count"}
+
+    def before_the_database_counted(rows: pa.Table) -> pa.Table:
+        rows = rows.drop_columns(list(older))
+        place = rows.schema.get_field_index("successful_count")
+        return rows.set_column(place, "successful_count", pa.array([7] * rows.num_rows, pa.int64()))
+
+    rewrite(folder, "batch_jobs", before_the_database_counted)
+    change_manifest(folder, lambda m: m.update(schema_revision="0003"))
+
+    restore(target, folder)
+
+    counted = "successful_count, skipped_count, waiting_count, total_molecules"
+    with target.connect() as connection:
+        rows = connection.execute(text(f"SELECT {counted} FROM batch_jobs")).all()
+    assert {tuple(row) for row in rows} == {(0, 0, 3, 3)}
 
 
 def test_new_rows_get_ids_beyond_the_restored_ones(target: Engine, folder: Path) -> None:

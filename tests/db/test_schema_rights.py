@@ -12,12 +12,13 @@ from tests.fixtures.databases import Databases
 
 SERVICE_COLUMNS = {"id", "created_at", "updated_at", "identity_hash"}
 AUDIT_COLUMNS = {"recorded_by", "actor", "application", "transaction_id"}
+COUNTED_COLUMNS = {"successful_count", "failed_count", "skipped_count", "waiting_count"}
 # What hangs a row on its owner, its parent or its place among its siblings stays as it was inserted.
 FIXED_COLUMNS = {
     "molecules": {"user_id"},
     "calculations": {"user_id"},
     "atomic_properties": {"user_id", "calculation_id", "atom_index"},
-    "batch_jobs": {"user_id"},
+    "batch_jobs": {"user_id"} | COUNTED_COLUMNS,
     "batch_items": {"user_id", "batch_id", "molecule_id"},
 }
 
@@ -119,14 +120,14 @@ def test_a_tenant_reads_every_column(plain_connection: Connection, table: str) -
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_tenant_inserts_all_but_keys_clocks_and_who_wrote(plain_connection: Connection, table: str) -> None:
-    expected = columns_of(plain_connection, table) - SERVICE_COLUMNS - AUDIT_COLUMNS
+def test_a_tenant_inserts_all_but_keys_clocks_counts_and_who_wrote(plain_connection: Connection, table: str) -> None:
+    expected = columns_of(plain_connection, table) - SERVICE_COLUMNS - AUDIT_COLUMNS - COUNTED_COLUMNS
 
     assert granted_columns(plain_connection, table, "INSERT") == expected
 
 
 @pytest.mark.parametrize("table", FIXED_COLUMNS)
-def test_a_tenant_updates_all_but_keys_clocks_and_owners(plain_connection: Connection, table: str) -> None:
+def test_a_tenant_updates_all_but_keys_clocks_counts_and_owners(plain_connection: Connection, table: str) -> None:
     expected = columns_of(plain_connection, table) - SERVICE_COLUMNS - FIXED_COLUMNS[table]
 
     assert granted_columns(plain_connection, table, "UPDATE") == expected

@@ -47,6 +47,44 @@ _ADOPTED_OF: Final = SQL("""
 """)
 
 
+_MISCOUNTED: Final = """
+    SELECT b.id, b.user_id, c.*
+    FROM public.batch_jobs AS b
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS items, count(*) FILTER (WHERE i.status = 'completed') AS completed,
+               count(*) FILTER (WHERE i.status = 'failed') AS failed
+        FROM public.batch_items AS i WHERE i.batch_id = b.id
+    ) AS n
+    CROSS JOIN LATERAL (VALUES
+        ('total_molecules', b.total_molecules, greatest(b.total_molecules, n.items)),
+        ('successful_count', b.successful_count, n.completed), ('failed_count', b.failed_count, n.failed)
+    ) AS c ("column", stored, counted)
+    WHERE c.stored <> c.counted
+"""
+_COUNTS: Final = (
+    f"CREATE TEMPORARY TABLE adoption_miscounted ON COMMIT DROP AS {_MISCOUNTED}",
+    """
+    INSERT INTO pg_temp.adoption_doubts (entity, id, "column", value, code, reason)
+    SELECT 'batch_jobs', id, "column", stored, 'count_corrected', concat('its items give ', counted)
+    FROM pg_temp.adoption_miscounted
+    """,
+    """
+    INSERT INTO public.event_logs (user_id, event_type, entity_type, entity_id, status, context, service)
+    SELECT user_id, 'batch_counts_corrected', 'batch_jobs', id, 'warning',
+           jsonb_build_object('before', jsonb_object_agg("column", stored),
+                              'after', jsonb_object_agg("column", counted)), 'adopt'
+    FROM pg_temp.adoption_miscounted GROUP BY user_id, id ORDER BY id
+    """,
+    "SELECT qforge.recount_batches()",
+)
+
+
+def correct_counts(cursor: Cursor) -> None:
+    """Let the counts of batches agree with their items; each that did not is a doubt, and an event keeps it."""
+    for statement in _COUNTS:
+        cursor.execute(statement)
+
+
 def note_dropped(cursor: Cursor, dropped: Iterable[Dropped]) -> None:
     """Put what hung on the old tables on the list of doubts."""
     lines = [(one.table, one.name, one.definition, f"{one.kind}_dropped", one.reason) for one in dropped]

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from qforge_sdk.db import schema
 from qforge_sdk.db.adopt import dependents, old_tables
-from qforge_sdk.db.adopt.account import collect_doubts, note_dropped, record
+from qforge_sdk.db.adopt.account import collect_doubts, correct_counts, note_dropped, record
 from qforge_sdk.db.adopt.move import Moved, count, move, set_up, tear_down
 from qforge_sdk.db.adopt.old_tables import OldTable
 from qforge_sdk.db.adopt.parents import provide_molecules
@@ -96,6 +96,7 @@ def adopt(
             moved, added = _move(driver, cursor, tables, workers=workers, progress=progress)
             for name, table in tables.items():
                 verify(cursor, table, moved[name])
+            correct_counts(cursor)
             hanging.remake_foreign_keys(cursor)
             note_dropped(cursor, hanging.dropped)
             doubts = collect_doubts(cursor, tables)
@@ -142,6 +143,8 @@ def _move(
 ) -> tuple[dict[str, Moved], int]:
     """Rows of every table, and the number of molecules made for them."""
     _quiet(cursor, "DISABLE")
+    # Counts come with their batches and are compared with the items afterwards.
+    cursor.execute("SELECT set_config('qforge.restoring', 'on', true)")
     set_up(cursor)
     found = {name: count(cursor, table) for name, table in tables.items()}
     validate_structures(driver, tables["molecules"], n_rows=found["molecules"], workers=workers, progress=progress)
@@ -150,6 +153,7 @@ def _move(
     for name, table in tables.items():
         if name not in moved:
             moved[name] = move(cursor, table, found=found[name])
+    cursor.execute("SELECT set_config('qforge.restoring', '', true)")
     _quiet(cursor, "ENABLE")
     return moved, added
 

@@ -22,23 +22,8 @@ SELECT DISTINCT ON (c.molecule_id) {owner}::uuid, {batch}, c.molecule_id,
 FROM {keys} AS k JOIN public.calculations AS c ON c.id = k.key
 ORDER BY c.molecule_id, c.convergence_status = 'converged' DESC, c.id DESC
 ON CONFLICT ON CONSTRAINT batch_items_key DO UPDATE
-SET status = excluded.status, calculation_id = excluded.calculation_id, error_message = NULL,
+SET status = excluded.status, calculation_id = excluded.calculation_id, error_message = NULL, error_code = NULL,
     completed_at = excluded.completed_at
-"""
-
-_COUNT = """
-UPDATE public.batch_jobs AS b
-SET total_molecules = i.total, successful_count = i.successful, failed_count = i.failed,
-    status = CASE WHEN i.waiting = 0 THEN 'completed' ELSE 'in_progress' END,
-    started_at = coalesce(b.started_at, now()),
-    completed_at = CASE WHEN i.waiting = 0 THEN now() ELSE b.completed_at END
-FROM (
-    SELECT count(*) AS total, count(*) FILTER (WHERE status = 'completed') AS successful,
-           count(*) FILTER (WHERE status = 'failed') AS failed,
-           count(*) FILTER (WHERE status IN ('pending', 'processing')) AS waiting
-    FROM public.batch_items WHERE batch_id = {batch}
-) AS i
-WHERE b.id = {batch}
 """
 
 
@@ -77,4 +62,3 @@ def complete_items(writer: Writer, batch_id: int, owner: uuid.UUID | None, calcu
     names = {"batch": Literal(batch_id), "keys": keys, "owner": Literal(None if owner is None else str(owner))}
     with writer.cursor as cursor:
         cursor.execute(SQL(_COMPLETE).format(**names))
-        cursor.execute(SQL(_COUNT).format(batch=names["batch"]))

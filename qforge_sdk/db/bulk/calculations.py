@@ -44,7 +44,7 @@ def load_calculations(
     on_error: str = "collect",
     on_conflict: str = "skip",
     batch_id: int | None = None,
-    workers: int | None = None,
+    workers: Any = None,
     progress: bool | None = None,
 ) -> LoadReport:
     """Validate and insert calculations in the transaction of a connection.
@@ -178,7 +178,7 @@ def _molecules(
     owner: uuid.UUID | None,
     account: Account,
     *,
-    workers: int | None,
+    workers: Any,
     progress: bool | None,
 ) -> IntArray:
     """Key of the molecule of each row, 0 where the row is refused for it."""
@@ -238,7 +238,7 @@ def _by_smiles(
     owner: uuid.UUID | None,
     account: Account,
     *,
-    workers: int | None,
+    workers: Any,
     progress: bool | None,
 ) -> None:
     """Fill in the molecules of rows that name none by key; new ones are registered."""

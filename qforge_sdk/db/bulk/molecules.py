@@ -31,7 +31,7 @@ def load_molecules(
     *,
     owner: uuid.UUID | None,
     on_error: str = "collect",
-    workers: int | None = None,
+    workers: Any = None,
     progress: bool | None = None,
 ) -> LoadReport:
     """Validate and insert molecules in the transaction of a connection.

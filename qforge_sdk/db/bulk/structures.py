@@ -7,7 +7,7 @@ import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,7 @@ class Structures:
                 self.first_rows[place] = first_row + at
         return places
 
-    def resolve(self, *, public: bool, workers: int | None, progress: bool | None) -> None:
+    def resolve(self, *, public: bool, workers: Any, progress: bool | None) -> None:
         """Validate all texts and find those that are stored.
 
         Parameters
@@ -196,7 +196,7 @@ class Structures:
             done += len(table)
             yield table
 
-    def _validate(self, *, workers: int | None, progress: bool | None) -> npt.NDArray[np.uint8]:
+    def _validate(self, *, workers: Any, progress: bool | None) -> npt.NDArray[np.uint8]:
         hashes = np.zeros((len(self), _HASH_BYTES), np.uint8)
         texts = list(self._places)
         for start in range(0, len(texts), _BLOCK):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -141,7 +141,7 @@ def create_batch_item(db: Session, item: BatchItemCreate, user_id: UserId = None
     db
         Session; it is flushed, not committed.
     item
-        Batch and molecule. The batch's ``total_molecules`` grows when it has more items than that.
+        Batch and molecule; the database counts it in the batch.
     user_id
         Owner of the batch; by default whoever the session is.
 
@@ -169,7 +169,7 @@ def create_batch_item(db: Session, item: BatchItemCreate, user_id: UserId = None
     stored = db.scalars(statement.returning(BatchItem)).one_or_none()
     if stored is None:
         raise _in_batch_already(db, item)
-    _count_items(db, batch)
+    db.refresh(batch)
     return stored
 
 
@@ -226,7 +226,8 @@ def update_batch_item_status(
     calculation_id
         The result; None leaves what is stored.
     error_message
-        Why it failed; None leaves what is stored, except that ``completed`` clears it.
+        Why it failed; None leaves what is stored, except that ``completed`` clears it. A code that is stored was of
+        another reason and goes with either.
     user_id
         Owner; by default whoever the session is.
 
@@ -251,8 +252,10 @@ def update_batch_item_status(
         _require_calculation(db, calculation_id, molecule_id=item.molecule_id, owner=item.user_id)
         values["calculation_id"] = calculation_id
     if error_message is not None or status == "completed":
-        values["error_message"] = error_message
-    return rows.change(db, item, values)
+        values |= {"error_message": error_message, "error_code": None}
+    rows.change(db, item, values)
+    _refresh_batch(db, item.batch_id)
+    return item
 
 
 def _clock(row: BatchJob | BatchItem, status: str) -> dict[str, Any]:
@@ -289,8 +292,8 @@ def _in_batch_already(db: Session, item: BatchItemCreate) -> Conflict:
     )
 
 
-def _count_items(db: Session, batch: BatchJob) -> None:
-    """Let ``total_molecules`` keep up with the items; the batch is locked, so none is missed."""
-    items = db.scalar(select(func.count()).where(BatchItem.batch_id == batch.id)) or 0
-    if items > batch.total_molecules:
-        rows.change(db, batch, {"total_molecules": items})
+def _refresh_batch(db: Session, batch_id: int) -> None:
+    """Let a batch that the session holds show its counts and status, which the database changed."""
+    held = db.identity_map.get(inspect(BatchJob).identity_key_from_primary_key((batch_id,)))
+    if held is not None:
+        db.refresh(held)

@@ -1,0 +1,159 @@
+"""A worker's way to the database: transactions that outlive its restarts."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from qforge_sdk.compute.item import failed
+from qforge_sdk.compute.job import Job
+from qforge_sdk.db.results import Ended, Finished, LeaseLost, finish
+from qforge_sdk.db.sqlstate import translated
+from qforge_sdk.db.work import Item, claim
+from qforge_sdk.errors import ConnectionFailed, DatabaseError
+
+_T = TypeVar("_T")
+
+_TAKEN_BACK: Final = frozenset({"40001", "40P01"})
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+_MOST_ATTEMPTS: Final = 10
+
+
+class Link:
+    """Transactions of one worker.
+
+    Parameters
+    ----------
+    engine
+        In the job's scope.
+    reconnect_seconds
+        How long to wait for a database that is gone.
+    """
+
+    def __init__(self, engine: Engine, *, reconnect_seconds: float) -> None:
+        self._engine = engine
+        self._reconnect_seconds = reconnect_seconds
+
+    def run(self, work: Callable[[Connection], _T]) -> _T:
+        """What ``work`` makes of a transaction, which is begun again when the server goes or takes it back.
+
+        Parameters
+        ----------
+        work
+            Called with a connection; harmless when called twice, since the answer to a commit may be lost.
+
+        Raises
+        ------
+        ConnectionFailed
+            The server did not come back in time.
+        QForgeError
+            What else it reported.
+        """
+        gone_since: float | None = None
+        pause, attempts = _FIRST_PAUSE_SECONDS, 0
+        while True:
+            attempts += 1
+            try:
+                with translated(), self._engine.begin() as connection:
+                    return work(connection)
+            except ConnectionFailed:
+                gone_since = gone_since or time.monotonic()
+                if time.monotonic() - gone_since > self._reconnect_seconds:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+            except (DatabaseError, LeaseLost) as exc:
+                if isinstance(exc, DatabaseError) and exc.sqlstate not in _TAKEN_BACK:
+                    raise
+                if attempts > _MOST_ATTEMPTS:
+                    raise
+
+
+def claim_items(
+    connection: Connection, job: Job, *, token: uuid.UUID, holder: str, limit: int, after: int
+) -> tuple[Item, ...]:
+    """Items to compute, and the events of a batch that begins; items that ran out of retries are failed.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    job
+        Which batch.
+    token, holder, limit, after
+        As for :func:`qforge_sdk.db.work.claim`.
+
+    Returns
+    -------
+    tuple of Item
+        Perhaps none.
+
+    Raises
+    ------
+    QForgeError
+        What the server reported.
+    """
+    got = claim(
+        connection,
+        job.work,
+        token=token,
+        holder=holder,
+        limit=limit,
+        lease_seconds=job.lease_seconds,
+        max_retries=job.max_retries,
+        after=after,
+    )
+    if got.began is not None:
+        _log(connection, job, "log_batch_started", *got.began)
+    if got.given_up:
+        store(connection, job, token, [failed(item, job, "killed", _given_up(item)) for item in got.given_up])
+    return got.items
+
+
+def store(connection: Connection, job: Job, token: uuid.UUID, ended: Sequence[Ended]) -> Finished:
+    """Store what became of items, and the event of a batch that ends with them.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    job
+        Which batch.
+    token, ended
+        As for :func:`qforge_sdk.db.results.finish`.
+
+    Returns
+    -------
+    Finished
+        What was written.
+
+    Raises
+    ------
+    LeaseLost
+        Call it again in a new transaction.
+    QForgeError
+        What the server reported.
+    """
+    done = finish(connection, job.work, token, ended)
+    if done.batch is not None:
+        _log(connection, job, "log_batch_completed", *done.batch)
+    return done
+
+
+def _log(connection: Connection, job: Job, name: str, *facts: Any) -> None:
+    # A worker that does not happen to begin or end the batch does without the ORM, which takes it 0.5 s.
+    from sqlalchemy.orm import Session
+
+    from qforge_sdk import logger
+
+    with Session(connection) as session:
+        getattr(logger, name)(session, job.work.batch_id, *facts, user_id=job.work.reader)
+
+
+def _given_up(item: Item) -> str:
+    return f"its worker was not heard of any more, {item.retry_count} times"

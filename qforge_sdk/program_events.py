@@ -1,0 +1,71 @@
+"""Events that a program adds about calculations, as keyword arguments of ``crud.log_event``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+RUNNER: Final = "xTB_runner"
+
+# The reason stands at the end of what a program prints.
+_STDERR_KEPT: Final = 4000
+
+
+def calculation_completed(
+    molecule_id: int,
+    *,
+    energy: float,
+    gap: float | None = None,
+    dipole: float | None = None,
+    execution_time_seconds: float | None = None,
+    xtb_version: str | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``calculation_completed``; parameters as for :func:`qforge_sdk.logger.log_calculation_completed`."""
+    facts = known(
+        context,
+        molecule_id=molecule_id,
+        energy=number(energy),
+        gap=number(gap),
+        dipole=number(dipole),
+        execution_time_seconds=number(execution_time_seconds),
+        xtb_version=xtb_version,
+    )
+    return {**_ABOUT, "event_type": "calculation_completed", "context": facts}
+
+
+def calculation_failed(
+    molecule_id: int,
+    *,
+    error_message: str,
+    error_code: str | None = None,
+    xtb_stderr: str | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``calculation_failed``; parameters as for :func:`qforge_sdk.logger.log_calculation_failed`."""
+    return {
+        **_ABOUT,
+        "event_type": "calculation_failed",
+        "status": "error",
+        "error_message": error_message,
+        "error_code": error_code,
+        "context": known(context, molecule_id=molecule_id, xtb_stderr=tail(xtb_stderr)),
+    }
+
+
+def tail(printed: str | None) -> str | None:
+    """The last 4,000 characters of what a program printed; jsonb stores no NUL, and a broken program prints any."""
+    return printed[-_STDERR_KEPT:].replace("\0", "") if printed else None
+
+
+def known(context: Mapping[str, Any] | None, **facts: Any) -> dict[str, Any]:
+    """A new context: the caller's, and the facts that are not None."""
+    return {**(context or {}), **{name: fact for name, fact in facts.items() if fact is not None}}
+
+
+def number(value: float | None) -> float | None:
+    """A float, also of a numpy number, which is no JSON."""
+    return None if value is None else float(value)
+
+
+_ABOUT: Final = {"entity_type": "calculations", "status": "success", "service": RUNNER}
