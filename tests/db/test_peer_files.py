@@ -433,6 +433,21 @@ def test_a_file_that_cannot_be_read_is_a_line_with_its_reason(client: Client, tm
     assert client.calculations.count() == 0
 
 
+def test_names_and_texts_of_any_bytes_stop_nothing(client: Client, tmp_path: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/od\xff.json"))
+    qcschema(1, path)
+    content = json.loads(path.read_text())
+    content["molecule"] |= {"name": "a\0", "identifiers": {"smiles": "O\0"}}
+    content["keywords"] = {"key\0": 1, "text": "\ud800"}
+    path.write_text(json.dumps(content))
+    report = load(client, path)
+    assert (outcomes(report), report.rows.smiles.tolist()) == (["new"], ["O"])
+    assert report.rows.path[0].endswith("od\\xff.json")
+    content["model"]["method"] = "m\0"
+    path.write_text(json.dumps(content))
+    assert reasons(load(client, path)) == ["nothing names the method; give it: method=..., or --method"]
+
+
 def test_a_database_of_somebody_else_is_not_touched(client: Client, tmp_path: Path):
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
