@@ -19,11 +19,12 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from qforge_sdk.chem.ase_files import ase_database, require_ase, row_keys, split_frames
+from qforge_sdk.chem.isolation import validate_smiles
 from qforge_sdk.chem.run_folder import Run, runs_in
 from qforge_sdk.db.sqlite_files import sqlite_tables
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.migrate.folders import bring, processors, read_all
-from qforge_sdk.migrate.records import TASK, Record, lost, name_of
+from qforge_sdk.migrate.records import LONGEST_METHOD, TASK, Record, lost, name_of
 from qforge_sdk.migrate.report import MigrationReport
 from qforge_sdk.migrate.scan import Unreadable
 
@@ -68,6 +69,8 @@ def migrate_file(
     ------
     InvalidInput
         There is no such file, its suffix is unknown, or an option does not fit.
+    InvalidSmiles
+        RDKit refuses ``smiles``.
     MissingExtra
         ase is not installed and the file is one of its kinds.
     QForgeError
@@ -83,6 +86,12 @@ def migrate_file(
         raise InvalidInput(f"there is no file {file}", field="path", value=str(path))
     if smiles is not None and file.suffix.lower() != ".json":
         raise InvalidInput("smiles is for a file with one result; here each record names its own", field="smiles")
+    if smiles is not None:
+        validate_smiles(smiles)
+    if method is not None and not (method.strip() and method.isprintable() and len(method) <= LONGEST_METHOD):
+        raise InvalidInput(
+            f"a method is text of 1 to {LONGEST_METHOD} characters, not {method!r}", field="method", value=method
+        )
     for name, value in (("limit", limit), ("jobs", jobs)):
         if value is not None and value < 1:
             raise InvalidInput(f"{name} must be 1 or more, not {value!r}", field=name, value=value)

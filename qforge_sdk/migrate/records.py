@@ -27,7 +27,7 @@ from qforge_sdk.migrate.read import Found, identified, path_of, read_found
 #: What :class:`qforge_sdk.chem.isolation.Worker` runs.
 TASK: Final = "qforge_sdk.migrate.records:read_records"
 
-_LONGEST_METHOD: Final = 50
+LONGEST_METHOD: Final = 50
 _OPTIMISED: Final = "xtbopt.xyz"
 
 
@@ -109,8 +109,8 @@ def _found(record: Record, database: Any) -> Found:
     method, smiles = _printable(result.method) or record.method, _printable(peer.smiles) or record.smiles
     if method is None:
         raise xtb_files.Unreadable("nothing names the method; give it: method=..., or --method")
-    if len(method) > _LONGEST_METHOD:
-        raise xtb_files.Unreadable(f"a method of more than {_LONGEST_METHOD} characters: {method[:60]!r}")
+    if len(method) > LONGEST_METHOD:
+        raise xtb_files.Unreadable(f"a method of more than {LONGEST_METHOD} characters: {method[:60]!r}")
     doubts = list(result.doubts)
     if record.method is not None and record.method != method:
         apart = {"file": method, "given": record.method}

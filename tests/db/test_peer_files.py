@@ -350,7 +350,8 @@ def test_xtb_s_json_alone_needs_a_smiles(client: Client, tmp_path: Path, optimis
     assert "xtb --json names no atoms" in report.rows.reason[0]
     assert outcomes(load(client, path, smiles="[OH2+]")) == ["doubtful"]
     assert of_program(client).smiles.tolist() == ["[OH2+]"]
-    assert outcomes(load(client, path, smiles="C1CC")) == ["unreadable"]
+    with pytest.raises(qf.InvalidSmiles, match="ring"):
+        load(client, path, smiles="C1CC")
 
 
 def test_the_json_in_a_run_s_folder_is_that_run(client: Client, tmp_path: Path):
@@ -475,6 +476,8 @@ def test_a_row_that_is_damaged_does_not_stop_the_others(client: Client, database
         ("absent.json", {}, "there is no file"),
         ("peers.extxyz", {"smiles": "O"}, "each record names its own"),
         ("peers.extxyz", {"limit": 0}, "limit must be 1 or more"),
+        ("peers.extxyz", {"method": " "}, "a method is text of 1 to 50 characters"),
+        ("peers.extxyz", {"method": "x" * 51}, "a method is text of 1 to 50 characters"),
         ("notes.txt", {}, r"results are read from \.json, \.db, \.xyz, \.extxyz files"),
         ("", {"method": "GFN2-xTB"}, "method is for files"),
         ("", {"smiles": "O"}, "smiles is for files"),
