@@ -78,20 +78,7 @@ def migrate_file(
     """
     started = time.perf_counter()
     file = Path(path).expanduser().resolve()
-    if not is_result_file(file):
-        raise InvalidInput(
-            f"{file.name}: results are read from {', '.join(FILES)} files", field="path", value=str(path)
-        )
-    if not file.is_file():
-        raise InvalidInput(f"there is no file {file}", field="path", value=str(path))
-    if smiles is not None and file.suffix.lower() != ".json":
-        raise InvalidInput("smiles is for a file with one result; here each record names its own", field="smiles")
-    if smiles is not None:
-        validate_smiles(smiles)
-    if method is not None and not (method.strip() and method.isprintable() and len(method) <= LONGEST_METHOD):
-        raise InvalidInput(
-            f"a method is text of 1 to {LONGEST_METHOD} characters, not {method!r}", field="method", value=method
-        )
+    _check(file, method=method, smiles=smiles)
     for name, value in (("limit", limit), ("jobs", jobs)):
         if value is not None and value < 1:
             raise InvalidInput(f"{name} must be 1 or more, not {value!r}", field=name, value=value)
@@ -106,6 +93,23 @@ def migrate_file(
 def is_result_file(path: Path) -> bool:
     """Whether a file has a suffix of those that hold results."""
     return path.suffix.lower() in FILES
+
+
+def _check(file: Path, *, method: str | None, smiles: str | None) -> None:
+    if not is_result_file(file):
+        raise InvalidInput(
+            f"{file.name}: results are read from {', '.join(FILES)} files", field="path", value=str(file)
+        )
+    if not file.is_file():
+        raise InvalidInput(f"there is no file {file}", field="path", value=str(file))
+    if smiles is not None and file.suffix.lower() != ".json":
+        raise InvalidInput("smiles is for a file with one result; here each record names its own", field="smiles")
+    if smiles is not None:
+        validate_smiles(smiles)
+    if method is not None and not (method.strip() and method.isprintable() and len(method) <= LONGEST_METHOD):
+        raise InvalidInput(
+            f"a method is text of 1 to {LONGEST_METHOD} characters, not {method!r}", field="method", value=method
+        )
 
 
 # From a file to its records -----------------------------------------------------------------------------------------
