@@ -146,11 +146,10 @@ class EnergySample:
         So many that hold an element are kept beyond that, or all where it is rare.
     """
 
-    def __init__(self, most: int = 20_000, each: int = 200) -> None:
+    def __init__(self, most: int = 10_000, each: int = 200) -> None:
         self._most = most
         self._each = each
         self._rows = np.empty(0, _ROW)
-        self.seen = 0
 
     def add(
         self, keys: KeyArray, energy: FloatArray, counts: CountArray, charge: FloatArray, unpaired: FloatArray
@@ -168,7 +167,6 @@ class EnergySample:
         charge, unpaired
             Shape (n,).
         """
-        self.seen += len(keys)
         # Whatever is left out at once would be left out later, too.
         for start in range(0, len(keys), self._most):
             part = slice(start, start + self._most)

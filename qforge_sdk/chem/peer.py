@@ -174,9 +174,10 @@ def charge_and_spin(
     Raises
     ------
     Unreadable
-        There would be fewer than no unpaired electrons.
+        There are not as many electrons.
     """
     sources = {}
+    electrons = sum(geometry.numbers)
     total = 0.0 if charges is None else float(np.sum(charges))
     if charge is None:
         sources["total_charge"] = "assumed" if charges is None else "atomic charges"
@@ -186,9 +187,9 @@ def charge_and_spin(
         doubts.append(Doubt("charge_sum_off", "the atomic charges do not sum to the total charge", apart))
     if unpaired is None:
         sources["unpaired_electrons"] = "number of electrons"
-        unpaired = (sum(geometry.numbers) - round(charge)) % 2
-    if unpaired < 0:
-        raise Unreadable(f"{unpaired:g} unpaired electrons")
+        unpaired = (electrons - round(charge)) % 2
+    if abs(charge) > electrons or not 0 <= unpaired <= electrons:
+        raise Unreadable(f"a charge of {charge:g} e and {unpaired:g} unpaired electrons of {electrons} in all")
     return charge, round(unpaired), sources
 
 
@@ -243,7 +244,7 @@ def program_of(name: Any, version: Any) -> tuple[str | None, str | None]:
 def plain_facts(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Those that a JSON column can hold: text of some length, finite numbers, true and false."""
     plain = ((name, value.item() if isinstance(value, np.generic) else value) for name, value in pairs)
-    return {name: value for name, value in plain if _is_plain(value)}
+    return {name: value for name, value in plain if _is_plain(name) and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

@@ -19,11 +19,12 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from qforge_sdk.chem.ase_files import ase_database, require_ase, row_keys, split_frames
+from qforge_sdk.chem.isolation import validate_smiles
 from qforge_sdk.chem.run_folder import Run, runs_in
 from qforge_sdk.db.sqlite_files import sqlite_tables
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.migrate.folders import bring, processors, read_all
-from qforge_sdk.migrate.records import TASK, Record, lost
+from qforge_sdk.migrate.records import LONGEST_METHOD, TASK, Record, lost, name_of
 from qforge_sdk.migrate.report import MigrationReport
 from qforge_sdk.migrate.scan import Unreadable
 
@@ -68,6 +69,8 @@ def migrate_file(
     ------
     InvalidInput
         There is no such file, its suffix is unknown, or an option does not fit.
+    InvalidSmiles
+        RDKit refuses ``smiles``.
     MissingExtra
         ase is not installed and the file is one of its kinds.
     QForgeError
@@ -75,14 +78,7 @@ def migrate_file(
     """
     started = time.perf_counter()
     file = Path(path).expanduser().resolve()
-    if not is_result_file(file):
-        raise InvalidInput(
-            f"{file.name}: results are read from {', '.join(FILES)} files", field="path", value=str(path)
-        )
-    if not file.is_file():
-        raise InvalidInput(f"there is no file {file}", field="path", value=str(path))
-    if smiles is not None and file.suffix.lower() != ".json":
-        raise InvalidInput("smiles is for a file with one result; here each record names its own", field="smiles")
+    _check(file, method=method, smiles=smiles)
     for name, value in (("limit", limit), ("jobs", jobs)):
         if value is not None and value < 1:
             raise InvalidInput(f"{name} must be 1 or more, not {value!r}", field=name, value=value)
@@ -90,13 +86,30 @@ def migrate_file(
         require_ase()
     records = FILES[file.suffix.lower()](file, method, smiles)
     found = read_all(islice(records, limit), jobs or processors(), task=TASK, lost=lost)
-    report = bring(engine, found, file, owner=owner, dry_run=dry_run, progress=progress)
+    report = bring(engine, found, Path(name_of(file)), owner=owner, dry_run=dry_run, progress=progress)
     return replace(report, seconds=time.perf_counter() - started)
 
 
 def is_result_file(path: Path) -> bool:
     """Whether a file has a suffix of those that hold results."""
     return path.suffix.lower() in FILES
+
+
+def _check(file: Path, *, method: str | None, smiles: str | None) -> None:
+    if not is_result_file(file):
+        raise InvalidInput(
+            f"{file.name}: results are read from {', '.join(FILES)} files", field="path", value=str(file)
+        )
+    if not file.is_file():
+        raise InvalidInput(f"there is no file {file}", field="path", value=str(file))
+    if smiles is not None and file.suffix.lower() != ".json":
+        raise InvalidInput("smiles is for a file with one result; here each record names its own", field="smiles")
+    if smiles is not None:
+        validate_smiles(smiles)
+    if method is not None and not (method.strip() and method.isprintable() and len(method) <= LONGEST_METHOD):
+        raise InvalidInput(
+            f"a method is text of 1 to {LONGEST_METHOD} characters, not {method!r}", field="method", value=method
+        )
 
 
 # From a file to its records -----------------------------------------------------------------------------------------
@@ -111,7 +124,7 @@ def _results(file: Path, method: str | None, smiles: str | None) -> Iterator[Rec
     try:
         data = file.read_bytes()
     except OSError as exc:
-        yield Unreadable(file, exc.strerror or str(exc))
+        yield Unreadable(Path(name_of(file)), exc.strerror or str(exc))
         return
     try:
         several = json.loads(data)
@@ -121,7 +134,7 @@ def _results(file: Path, method: str | None, smiles: str | None) -> Iterator[Rec
         yield Record(file, "json", data=data, method=method, smiles=smiles)
         return
     if not several:
-        yield Unreadable(file, "an empty list")
+        yield Unreadable(Path(name_of(file)), "an empty list")
     for place, one in enumerate(several):
         yield Record(file, "json", place, json.dumps(one, sort_keys=True).encode(), method, smiles)
 
@@ -140,17 +153,17 @@ def _rows(file: Path, method: str | None, _smiles: None) -> Iterator[Record | Un
     try:
         tables = sqlite_tables(file)
     except InvalidInput as exc:
-        yield Unreadable(file, str(exc))
+        yield Unreadable(Path(name_of(file)), str(exc))
         return
     if "systems" not in tables:
-        yield Unreadable(file, "an SQLite database, but none of ASE's: it has no table systems")
+        yield Unreadable(Path(name_of(file)), "an SQLite database, but none of ASE's: it has no table systems")
         return
     try:
         with ase_database(file) as database:
             for key in row_keys(database):
                 yield Record(file, "row", key, method=method)
     except Exception as exc:  # noqa: BLE001 - ASE and SQLite have many; what was read before it stays
-        yield Unreadable(file, f"its rows cannot be listed to the end: {exc}")
+        yield Unreadable(Path(name_of(file)), f"its rows cannot be listed to the end: {exc}")
 
 
 def _frames(file: Path, method: str | None, _smiles: None) -> Iterator[Record | Unreadable]:
@@ -159,13 +172,13 @@ def _frames(file: Path, method: str | None, _smiles: None) -> Iterator[Record | 
             place = -1
             for place, frame in enumerate(split_frames(opened)):
                 if isinstance(frame, str):
-                    yield Unreadable(Path(f"{file}#{place}"), frame)
+                    yield Unreadable(Path(f"{name_of(file)}#{place}"), frame)
                 else:
                     yield Record(file, "frame", place, frame, method)
             if place < 0:
-                yield Unreadable(file, "empty")
+                yield Unreadable(Path(name_of(file)), "empty")
     except OSError as exc:
-        yield Unreadable(file, exc.strerror or str(exc))
+        yield Unreadable(Path(name_of(file)), exc.strerror or str(exc))
 
 
 #: Suffixes of files that hold results, and what lists their records.

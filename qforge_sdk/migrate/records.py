@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from qforge_sdk.migrate.read import Found, identified, path_of, read_found
 #: What :class:`qforge_sdk.chem.isolation.Worker` runs.
 TASK: Final = "qforge_sdk.migrate.records:read_records"
 
-_LONGEST_METHOD: Final = 50
+LONGEST_METHOD: Final = 50
 _OPTIMISED: Final = "xtbopt.xyz"
 
 
@@ -58,7 +59,13 @@ class Record:
     @property
     def path(self) -> str:
         """Where it lies, for people."""
-        return str(self.file) if self.place is None else f"{self.file}#{self.place}"
+        file = name_of(self.file)
+        return file if self.place is None else f"{file}#{self.place}"
+
+
+def name_of(file: Path) -> str:
+    """A path as text; bytes of it that are none are written as escapes."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def read_records(records: list[Record | Run], before_each: Callable[[int], None] | None = None) -> list[Found]:
@@ -99,11 +106,11 @@ def read_records(records: list[Record | Run], before_each: Callable[[int], None]
 def _found(record: Record, database: Any) -> Found:
     peer, name, content = _READERS[record.kind](record, database)
     result = peer.result
-    method, smiles = result.method or record.method, peer.smiles or record.smiles
+    method, smiles = _printable(result.method) or record.method, _printable(peer.smiles) or record.smiles
     if method is None:
         raise xtb_files.Unreadable("nothing names the method; give it: method=..., or --method")
-    if len(method) > _LONGEST_METHOD:
-        raise xtb_files.Unreadable(f"a method of more than {_LONGEST_METHOD} characters: {method[:60]!r}")
+    if len(method) > LONGEST_METHOD:
+        raise xtb_files.Unreadable(f"a method of more than {LONGEST_METHOD} characters: {method[:60]!r}")
     doubts = list(result.doubts)
     if record.method is not None and record.method != method:
         apart = {"file": method, "given": record.method}
@@ -112,11 +119,11 @@ def _found(record: Record, database: Any) -> Found:
     run = RunRecord(
         run=Run(record.file.parent),
         result=replace(result, method=method, doubts=tuple(doubts)),
-        name=peer.name,
+        name=_printable(peer.name),
         smiles=smiles,
         job=peer.facts,
         content_hash=digest.hexdigest(),
-        output_json=record.file if peer.output_file else None,
+        output_json=Path(name_of(record.file)) if peer.output_file else None,
         sources=peer.sources,
     )
     return identified(run, path=record.path, source_id=name)
@@ -194,6 +201,10 @@ def _optimised_beside(file: Path) -> tuple[Geometry | None, bytes]:
         return _geometry_beside(file, [_OPTIMISED])
     except xtb_files.Unreadable:
         return None, b""
+
+
+def _printable(text: str | None) -> str | None:
+    return text if text is not None and text.isprintable() else None
 
 
 def _named(kind: str, content: bytes) -> str:

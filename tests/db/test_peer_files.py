@@ -350,7 +350,8 @@ def test_xtb_s_json_alone_needs_a_smiles(client: Client, tmp_path: Path, optimis
     assert "xtb --json names no atoms" in report.rows.reason[0]
     assert outcomes(load(client, path, smiles="[OH2+]")) == ["doubtful"]
     assert of_program(client).smiles.tolist() == ["[OH2+]"]
-    assert outcomes(load(client, path, smiles="C1CC")) == ["unreadable"]
+    with pytest.raises(qf.InvalidSmiles, match="ring"):
+        load(client, path, smiles="C1CC")
 
 
 def test_the_json_in_a_run_s_folder_is_that_run(client: Client, tmp_path: Path):
@@ -433,6 +434,21 @@ def test_a_file_that_cannot_be_read_is_a_line_with_its_reason(client: Client, tm
     assert client.calculations.count() == 0
 
 
+def test_names_and_texts_of_any_bytes_stop_nothing(client: Client, tmp_path: Path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/od\xff.json"))
+    qcschema(1, path)
+    content = json.loads(path.read_text())
+    content["molecule"] |= {"name": "a\0", "identifiers": {"smiles": "O\0"}}
+    content["keywords"] = {"key\0": 1, "text": "\ud800"}
+    path.write_text(json.dumps(content))
+    report = load(client, path)
+    assert (outcomes(report), report.rows.smiles.tolist()) == (["new"], ["O"])
+    assert report.rows.path[0].endswith("od\\xff.json")
+    content["model"]["method"] = "m\0"
+    path.write_text(json.dumps(content))
+    assert reasons(load(client, path)) == ["nothing names the method; give it: method=..., or --method"]
+
+
 def test_a_database_of_somebody_else_is_not_touched(client: Client, tmp_path: Path):
     path = tmp_path / "other.db"
     with sqlite3.connect(path) as connection:
@@ -460,6 +476,8 @@ def test_a_row_that_is_damaged_does_not_stop_the_others(client: Client, database
         ("absent.json", {}, "there is no file"),
         ("peers.extxyz", {"smiles": "O"}, "each record names its own"),
         ("peers.extxyz", {"limit": 0}, "limit must be 1 or more"),
+        ("peers.extxyz", {"method": " "}, "a method is text of 1 to 50 characters"),
+        ("peers.extxyz", {"method": "x" * 51}, "a method is text of 1 to 50 characters"),
         ("notes.txt", {}, r"results are read from \.json, \.db, \.xyz, \.extxyz files"),
         ("", {"method": "GFN2-xTB"}, "method is for files"),
         ("", {"smiles": "O"}, "smiles is for files"),

@@ -223,6 +223,9 @@ H2 = frame(with_results(forces=[[0, 0, 1], [0, 0, -1]])).decode()
         ("0.74000000", "0.7400zzzz", "no extended XYZ"),
         ("pos:R:3", "pos:R:9", "no extended XYZ"),
         ("0.74000000", "nan", "a position is not a finite number"),
+        ("energy=-26.7", "energy=-26.7 charge=3", "a charge of 3 e and 1 unpaired electrons of 2 in all"),
+        ("energy=-26.7", "energy=-26.7 uhf=-2", "a charge of 0 e and -2 unpaired electrons of 2 in all"),
+        ("energy=-26.7", "energy=-26.7 multiplicity=1e20", "unpaired electrons of 2 in all"),
     ],
 )
 def test_a_frame_that_cannot_be_taken_says_why(old: str, new: str, reason: str):

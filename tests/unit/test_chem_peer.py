@@ -52,6 +52,7 @@ def test_facts_are_what_json_can_hold() -> None:
     pairs = {
         "text": "a", "nul": "a\x00", "line": "a\nb", "long": "x" * 1001, "nan": math.nan, "inf": np.inf, "one": 1,
         "numpy": np.float32(0.5), "truth": np.bool_(True), "array": np.zeros(3), "list": [1], "none": None,
+        "na\x00me": 1,
     }  # fmt: skip
     assert plain_facts(pairs.items()) == {"text": "a", "one": 1, "numpy": 0.5, "truth": True}
 
