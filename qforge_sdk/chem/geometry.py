@@ -59,7 +59,7 @@ class Geometry:
             )
         if not np.isfinite(positions).all():
             raise InvalidInput("a position is not a finite number", field="positions")
-        for symbol in self.symbols:
+        for symbol in set(self.symbols):
             atomic_number(symbol)
         object.__setattr__(self, "positions", positions)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from qforge_sdk.chem.geometry import ELEMENT_SYMBOLS, FloatArray, Geometry, atomic_number, element_symbol
+from qforge_sdk.chem.geometry import ELEMENT_SYMBOLS, Geometry, atomic_number, element_symbol
 from qforge_sdk.chem.xtb_files import Unreadable, coordinate
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.quantities import BOHR_IN_ANGSTROM
@@ -96,10 +96,10 @@ def _of_plain_rows(body: bytes, count: int, comment: str) -> Geometry | None:
     if len(words) < 4 * count or None in symbols or b"_" in body:
         return None
     try:
-        positions = np.array([list(map(float, words[axis : 4 * count : 4])) for axis in (1, 2, 3)])
+        columns = [list(map(float, words[axis : 4 * count : 4])) for axis in (1, 2, 3)]
     except ValueError:
         return None
-    return _placed(tuple(symbols), positions.T, comment)  # type: ignore[arg-type]
+    return _placed(tuple(symbols), columns, comment)  # type: ignore[arg-type]
 
 
 def _of_lines(body: bytes, count: int, comment: str) -> Geometry:
@@ -150,14 +150,17 @@ def _geometry(rows: Rows, *, factor: float = 1.0, comment: str = "") -> Geometry
     if not rows:
         raise Unreadable("there is no atom in it")
     symbols = tuple(_symbol(symbol) for symbol, _ in rows)
-    positions = np.array([[coordinate(word) for word in row] for _, row in rows])
-    return _placed(symbols, positions * factor, comment)
+    columns = [[factor * coordinate(row[axis]) for _, row in rows] for axis in range(3)]
+    if any(len(row) != 3 for _, row in rows):
+        raise Unreadable("a line has not three coordinates")
+    return _placed(symbols, columns, comment)
 
 
-def _placed(symbols: tuple[str, ...], positions: FloatArray, comment: str) -> Geometry:
-    if not np.abs(positions).max() <= _FARTHEST:
+def _placed(symbols: tuple[str, ...], columns: list[list[float]], comment: str) -> Geometry:
+    # Lists of a molecule's length are faster than arrays of it.
+    if max(map(max, columns)) > _FARTHEST or min(map(min, columns)) < -_FARTHEST:
         raise Unreadable(f"an atom is farther away than {_FARTHEST:g} angstrom")
-    return Geometry(symbols, positions, comment)
+    return Geometry(symbols, np.array(columns).T, comment)
 
 
 def _symbol(word: str) -> str:

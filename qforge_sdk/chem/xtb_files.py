@@ -142,10 +142,10 @@ def read_charges(data: bytes) -> FloatArray:
     Unreadable
         A line is no number, or none of an atom's charge.
     """
-    charges = _small(np.array(_floats(data.split())))
-    if charges is None:
+    charges = _floats(data.split())
+    if max(charges) > _MOST_CHARGE or min(charges) < -_MOST_CHARGE:
         raise Unreadable(f"a charge is beyond {_MOST_CHARGE}")
-    return charges
+    return np.array(charges)
 
 
 def read_comment(comment: str) -> tuple[float | None, str | None]:
