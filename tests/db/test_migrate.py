@@ -143,6 +143,9 @@ def test_a_smiles_that_is_stored_already_takes_the_rows_over(client: Client, job
     assert caught.value.existing_id == known.id
     assert client.molecules.assign_smiles(key, smiles, merge=True).id == known.id
     assert client.calculations.count(molecule_id=known.id) == 1
+    write_job(jobs, "again", 77, atoms=IRON_CARBONYL, energy=-35.9)
+    client.migrate(jobs, dry_run=False, jobs=1)
+    assert client.calculations.count(molecule_id=known.id) == 2
     assert client.molecules.unresolved().empty
 
 

@@ -281,6 +281,9 @@ def assign_smiles(
         raise _duplicate(db, valid.smiles, molecule.user_id)
     db.execute(update(Calculation).where(Calculation.molecule_id == molecule_id).values(molecule_id=same.id))
     _hand_items_over(db, molecule_id, same.id)
+    if same.graph_hash is None:
+        # Later runs of the same graph find it.
+        rows.change(db, same, {"graph_hash": molecule.graph_hash})
     db.expire(molecule)
     db.delete(molecule)
     db.flush()
@@ -317,8 +320,8 @@ def _hand_items_over(db: Session, molecule_id: int, other_id: int) -> None:
 
 _HANDED_OVER: Final = frozenset(
     {
-        "user_id", "batch_id", "status", "calculation_id", "error_message", "retry_count", "metadata", "started_at",
-        "completed_at",
+        "user_id", "batch_id", "status", "calculation_id", "error_message", "error_code", "retry_count", "metadata",
+        "started_at", "completed_at", "lease_token", "lease_holder", "lease_expires_at",
     }
 )  # fmt: skip
 
