@@ -24,9 +24,10 @@ from qforge_sdk.chem.run_folder import Run, runs_in
 from qforge_sdk.db.sqlite_files import sqlite_tables
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.migrate.folders import bring, processors, read_all
-from qforge_sdk.migrate.records import LONGEST_METHOD, TASK, Record, lost, name_of
+from qforge_sdk.migrate.records import LONGEST_METHOD, TASK, Record, lost
 from qforge_sdk.migrate.report import MigrationReport
 from qforge_sdk.migrate.scan import Unreadable
+from qforge_sdk.migrate.storable import path_text
 
 _XTB_JSON: Final = "xtbout.json"
 
@@ -86,7 +87,7 @@ def migrate_file(
         require_ase()
     records = FILES[file.suffix.lower()](file, method, smiles)
     found = read_all(islice(records, limit), jobs or processors(), task=TASK, lost=lost)
-    report = bring(engine, found, Path(name_of(file)), owner=owner, dry_run=dry_run, progress=progress)
+    report = bring(engine, found, Path(path_text(file)), owner=owner, dry_run=dry_run, progress=progress)
     return replace(report, seconds=time.perf_counter() - started)
 
 
@@ -124,7 +125,7 @@ def _results(file: Path, method: str | None, smiles: str | None) -> Iterator[Rec
     try:
         data = file.read_bytes()
     except OSError as exc:
-        yield Unreadable(Path(name_of(file)), exc.strerror or str(exc))
+        yield Unreadable(Path(path_text(file)), exc.strerror or str(exc))
         return
     try:
         several = json.loads(data)
@@ -134,7 +135,7 @@ def _results(file: Path, method: str | None, smiles: str | None) -> Iterator[Rec
         yield Record(file, "json", data=data, method=method, smiles=smiles)
         return
     if not several:
-        yield Unreadable(Path(name_of(file)), "an empty list")
+        yield Unreadable(Path(path_text(file)), "an empty list")
     for place, one in enumerate(several):
         yield Record(file, "json", place, json.dumps(one, sort_keys=True).encode(), method, smiles)
 
@@ -153,17 +154,17 @@ def _rows(file: Path, method: str | None, _smiles: None) -> Iterator[Record | Un
     try:
         tables = sqlite_tables(file)
     except InvalidInput as exc:
-        yield Unreadable(Path(name_of(file)), str(exc))
+        yield Unreadable(Path(path_text(file)), str(exc))
         return
     if "systems" not in tables:
-        yield Unreadable(Path(name_of(file)), "an SQLite database, but none of ASE's: it has no table systems")
+        yield Unreadable(Path(path_text(file)), "an SQLite database, but none of ASE's: it has no table systems")
         return
     try:
         with ase_database(file) as database:
             for key in row_keys(database):
                 yield Record(file, "row", key, method=method)
     except Exception as exc:  # noqa: BLE001 - ASE and SQLite have many; what was read before it stays
-        yield Unreadable(Path(name_of(file)), f"its rows cannot be listed to the end: {exc}")
+        yield Unreadable(Path(path_text(file)), f"its rows cannot be listed to the end: {exc}")
 
 
 def _frames(file: Path, method: str | None, _smiles: None) -> Iterator[Record | Unreadable]:
@@ -172,13 +173,13 @@ def _frames(file: Path, method: str | None, _smiles: None) -> Iterator[Record | 
             place = -1
             for place, frame in enumerate(split_frames(opened)):
                 if isinstance(frame, str):
-                    yield Unreadable(Path(f"{name_of(file)}#{place}"), frame)
+                    yield Unreadable(Path(f"{path_text(file)}#{place}"), frame)
                 else:
                     yield Record(file, "frame", place, frame, method)
             if place < 0:
-                yield Unreadable(Path(name_of(file)), "empty")
+                yield Unreadable(Path(path_text(file)), "empty")
     except OSError as exc:
-        yield Unreadable(Path(name_of(file)), exc.strerror or str(exc))
+        yield Unreadable(Path(path_text(file)), exc.strerror or str(exc))
 
 
 #: Suffixes of files that hold results, and what lists their records.

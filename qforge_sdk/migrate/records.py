@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from qforge_sdk.chem.run_folder import Run, RunRecord
 from qforge_sdk.chem.xtb_json import input_files, is_xtb_json, read_xtb_result
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.migrate.read import Found, identified, path_of, read_found
+from qforge_sdk.migrate.storable import path_text
 
 #: What :class:`qforge_sdk.chem.isolation.Worker` runs.
 TASK: Final = "qforge_sdk.migrate.records:read_records"
@@ -59,13 +59,8 @@ class Record:
     @property
     def path(self) -> str:
         """Where it lies, for people."""
-        file = name_of(self.file)
+        file = path_text(self.file)
         return file if self.place is None else f"{file}#{self.place}"
-
-
-def name_of(file: Path) -> str:
-    """A path as text; bytes of it that are none are written as escapes."""
-    return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
 def read_records(records: list[Record | Run], before_each: Callable[[int], None] | None = None) -> list[Found]:
@@ -123,7 +118,7 @@ def _found(record: Record, database: Any) -> Found:
         smiles=smiles,
         job=peer.facts,
         content_hash=digest.hexdigest(),
-        output_json=Path(name_of(record.file)) if peer.output_file else None,
+        output_json=Path(path_text(record.file)) if peer.output_file else None,
         sources=peer.sources,
     )
     return identified(run, path=record.path, source_id=name)
