@@ -231,6 +231,19 @@ def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:
     assert events_of(client)["batch_completed"] == events_of(client)["batch_started"] == 3
 
 
+def test_what_failed_is_computed_with_other_parameters_when_they_were_changed(client: Client) -> None:
+    key = client.batches.create("dye", molecules=["C[n+]1ccc(cc1)C=C[O-]"], parameters={"max_iterations": 3}).id
+    assert client.batches.run(key, workers=1).failed == {"scf_not_converged": 1}
+    with pytest.raises(qf.InvalidInput, match="did you mean 'max_iterations'"):
+        client.batches.update(key, parameters={"max_iteration": 250})
+    changed = client.batches.update(key, parameters={"max_iterations": 250})
+    assert (changed.parameters, changed.status) == ({"max_iterations": 250}, "completed")
+    client.batches.retry(key)
+    assert client.batches.run(key, workers=1).n_completed == 1
+    (metadata,) = client.calculations.query(columns=["metadata"])["metadata"]
+    assert metadata["run"]["parameters"]["max_iterations"] == 250
+
+
 # What stops a run before it begins ----------------------------------------------------------------------------------
 
 
