@@ -14,7 +14,7 @@ from qforge_sdk import logger
 from qforge_sdk.accessors.base import Accessor, not_found
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.compute import Engine, Parameters
-from qforge_sdk.compute.job import read_parameters
+from qforge_sdk.compute.parameters import read_parameters
 from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record, one_of
