@@ -21,8 +21,6 @@ from qforge_sdk.errors import ConfigurationError
 DRIVER: Final = "postgresql+psycopg2"
 """What every normalised URL begins with: SQLAlchemy 2.1 would take ``postgresql://`` for psycopg 3."""
 
-APPLICATION_NAME: Final = "qforge_sdk"
-
 _SCHEMES: Final = ("postgres", "postgresql", DRIVER)
 _FORM: Final = "postgresql://user:password@host:5432/database"
 _ESCAPE: Final = (

@@ -24,7 +24,7 @@ from qforge_sdk.db.crud.rows import UserId
 from qforge_sdk.db.models import EventLog
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import ConfigurationError
-from qforge_sdk.program_events import RUNNER, known, number
+from qforge_sdk.program_events import API, RUNNER, known, number
 
 __all__ = [
     "log_batch_completed",
@@ -43,7 +43,6 @@ __all__ = [
 logger: Final = logging.getLogger(__name__)
 
 PACKAGE: Final = "qforge_sdk"
-API: Final = "api"
 
 _FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _HANDLER_NAME: Final = "qforge_sdk"
@@ -259,15 +258,8 @@ def log_batch_started(
         The context is not JSON.
     """
     logger.info("batch %s (%s) started: %s molecules", batch_id, batch_name, molecule_count)
-    return crud.log_event(
-        db,
-        "batch_started",
-        "batch_jobs",
-        batch_id,
-        context=known(context, batch_name=batch_name, molecule_count=molecule_count),
-        service=API,
-        user_id=user_id,
-    )
+    event = program_events.batch_started(batch_name, molecule_count=molecule_count, context=context)
+    return crud.log_event(db, entity_id=batch_id, user_id=user_id, **event)
 
 
 def log_batch_completed(
@@ -311,23 +303,15 @@ def log_batch_completed(
     logger.info(
         "batch %s (%s) completed: %s of %s succeeded", batch_id, batch_name, successful_count, total_molecules
     )
-    return crud.log_event(
-        db,
-        "batch_completed",
-        "batch_jobs",
-        batch_id,
-        context=known(
-            context,
-            batch_name=batch_name,
-            total_molecules=total_molecules,
-            successful_count=successful_count,
-            failed_count=failed_count,
-            success_rate=100.0 * successful_count / total_molecules if total_molecules else 0.0,
-            execution_time_seconds=number(execution_time_seconds),
-        ),
-        service=API,
-        user_id=user_id,
+    event = program_events.batch_completed(
+        batch_name,
+        total_molecules=total_molecules,
+        successful_count=successful_count,
+        failed_count=failed_count,
+        execution_time_seconds=execution_time_seconds,
+        context=context,
     )
+    return crud.log_event(db, entity_id=batch_id, user_id=user_id, **event)
 
 
 def log_batch_failed(

@@ -1,4 +1,7 @@
-"""Events that a program adds about calculations, as keyword arguments of ``crud.log_event``."""
+"""Events that a program adds about calculations and batches, as keyword arguments of ``crud.log_event``.
+
+Parameters are those of the functions of :mod:`qforge_sdk.logger`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 RUNNER: Final = "xTB_runner"
+API: Final = "api"
 
 # The reason stands at the end of what a program prints.
 _STDERR_KEPT: Final = 4000
@@ -21,7 +25,7 @@ def calculation_completed(
     xtb_version: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """``calculation_completed``; parameters as for :func:`qforge_sdk.logger.log_calculation_completed`."""
+    """``calculation_completed``, as of :func:`qforge_sdk.logger.log_calculation_completed`."""
     facts = known(
         context,
         molecule_id=molecule_id,
@@ -42,7 +46,7 @@ def calculation_failed(
     xtb_stderr: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """``calculation_failed``; parameters as for :func:`qforge_sdk.logger.log_calculation_failed`."""
+    """``calculation_failed``, as of :func:`qforge_sdk.logger.log_calculation_failed`."""
     return {
         **_ABOUT,
         "event_type": "calculation_failed",
@@ -51,6 +55,36 @@ def calculation_failed(
         "error_code": error_code,
         "context": known(context, molecule_id=molecule_id, xtb_stderr=tail(xtb_stderr)),
     }
+
+
+def batch_started(
+    batch_name: str, *, molecule_count: int, context: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """``batch_started``, as of :func:`qforge_sdk.logger.log_batch_started`."""
+    facts = known(context, batch_name=batch_name, molecule_count=molecule_count)
+    return {**_ABOUT_BATCHES, "event_type": "batch_started", "context": facts}
+
+
+def batch_completed(
+    batch_name: str,
+    *,
+    total_molecules: int,
+    successful_count: int,
+    failed_count: int,
+    execution_time_seconds: float = 0,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``batch_completed``, as of :func:`qforge_sdk.logger.log_batch_completed`."""
+    facts = known(
+        context,
+        batch_name=batch_name,
+        total_molecules=total_molecules,
+        successful_count=successful_count,
+        failed_count=failed_count,
+        success_rate=100.0 * successful_count / total_molecules if total_molecules else 0.0,
+        execution_time_seconds=number(execution_time_seconds),
+    )
+    return {**_ABOUT_BATCHES, "event_type": "batch_completed", "context": facts}
 
 
 def tail(printed: str | None) -> str | None:
@@ -69,3 +103,4 @@ def number(value: float | None) -> float | None:
 
 
 _ABOUT: Final = {"entity_type": "calculations", "status": "success", "service": RUNNER}
+_ABOUT_BATCHES: Final = {"entity_type": "batch_jobs", "status": "success", "service": API}

@@ -14,7 +14,7 @@ from qforge_sdk import logger
 from qforge_sdk.accessors.base import Accessor, not_found
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.compute import Engine, Parameters
-from qforge_sdk.compute.job import read_parameters
+from qforge_sdk.compute.parameters import read_parameters
 from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record, one_of
@@ -176,26 +176,47 @@ class Batches(Accessor):
         counts = {status: counted.get(status, 0) for status in ITEM_STATUSES}
         return pd.Series(counts | {"total": sum(counts.values())}, dtype="int64", name="items")
 
-    def update(self, id: int, *, status: str) -> BatchJobResponse:  # noqa: A002
-        """Set the status of a batch; its start and end times follow.
+    def update(
+        self,
+        id: int,  # noqa: A002
+        *,
+        status: str | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> BatchJobResponse:
+        """Change a batch.
 
         Parameters
         ----------
         id
             Its key.
         status
-            pending, in_progress, completed or failed.
+            pending, in_progress, completed or failed; its start and end times follow.
+        parameters
+            For the items that are computed from now on, instead of those that are stored.
+
+        Returns
+        -------
+        BatchJobResponse
+            As it is stored now.
 
         Raises
         ------
         NotFound
             No such batch, or it is not yours to change.
         InvalidInput
-            No such status.
+            No such status or parameter.
         """
+        if parameters is not None:
+            read_parameters(parameters)
         with self._context.session() as session:
-            self._own_row(session, id)
-            return BatchJobResponse.model_validate(crud.update_batch_job_status(session, id, status))
+            row = self._own_row(session, id)
+            if parameters is not None:
+                row.parameters = parameters
+                session.flush()
+            if status is not None:
+                crud.update_batch_job_status(session, id, status)
+            session.refresh(row)
+            return BatchJobResponse.model_validate(row)
 
     def run(
         self,

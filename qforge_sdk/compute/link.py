@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from qforge_sdk import program_events
 from qforge_sdk.compute.item import failed
 from qforge_sdk.compute.job import Job
-from qforge_sdk.db.results import Ended, Finished, LeaseLost, finish
+from qforge_sdk.db.results import Ended, Finished, LeaseLost, finish, insert_events
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.db.work import Item, claim
 from qforge_sdk.errors import ConnectionFailed, DatabaseError
@@ -109,7 +110,8 @@ def claim_items(
         after=after,
     )
     if got.began is not None:
-        _log(connection, job, "log_batch_started", *got.began)
+        name, total = got.began
+        _log(connection, job, program_events.batch_started(name, molecule_count=total))
     if got.given_up:
         store(connection, job, token, [failed(item, job, "killed", _given_up(item)) for item in got.given_up])
     return got.items
@@ -141,18 +143,12 @@ def store(connection: Connection, job: Job, token: uuid.UUID, ended: Sequence[En
     """
     done = finish(connection, job.work, token, ended)
     if done.batch is not None:
-        _log(connection, job, "log_batch_completed", *done.batch)
+        _log(connection, job, program_events.batch_completed(**done.batch._asdict()))
     return done
 
 
-def _log(connection: Connection, job: Job, name: str, *facts: Any) -> None:
-    # A worker that does not happen to begin or end the batch does without the ORM, which takes it 0.5 s.
-    from sqlalchemy.orm import Session
-
-    from qforge_sdk import logger
-
-    with Session(connection) as session:
-        getattr(logger, name)(session, job.work.batch_id, *facts, user_id=job.work.reader)
+def _log(connection: Connection, job: Job, event: Mapping[str, Any]) -> None:
+    insert_events(connection, job.work, [{**event, "entity_id": job.work.batch_id}])
 
 
 def _given_up(item: Item) -> str:

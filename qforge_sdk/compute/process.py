@@ -124,9 +124,11 @@ class Process:
 
     def kill(self) -> None:
         """End it, and whatever it started, now."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # Once it was waited for, another group may have its number.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def last_words(self) -> tuple[str, str]:
         """How it ended, and the end of what it printed; it is dead."""

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from qforge_sdk.compute import get_engine
 from qforge_sdk.compute.cluster import Cluster
 from qforge_sdk.compute.engine import Engine
-from qforge_sdk.compute.job import Job, read_parameters
+from qforge_sdk.compute.job import Job
+from qforge_sdk.compute.parameters import read_parameters
 from qforge_sdk.compute.supervisor import Supervisor
 from qforge_sdk.db.batches import account
 from qforge_sdk.db.scope import Scope

@@ -7,9 +7,9 @@ from typing import Any, Final
 from sqlalchemy import Engine, Pool, QueuePool, create_engine
 from sqlalchemy.engine import URL
 
-from qforge_sdk.config import APPLICATION_NAME
 from qforge_sdk.db.scope import Scope
 
+APPLICATION_NAME: Final = "qforge_sdk"
 AS_LOGIN: Final = Scope()
 
 # A server that is gone is noticed after 10 + 3 x 10 s, not after the kernel's two hours.

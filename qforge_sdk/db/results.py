@@ -65,19 +65,19 @@ class BatchEnd(NamedTuple):
 
     Parameters
     ----------
-    name
+    batch_name
         Its name.
-    total, successful, failed
+    total_molecules, successful_count, failed_count
         Its counts.
-    seconds
+    execution_time_seconds
         From its beginning to its end.
     """
 
-    name: str
-    total: int
-    successful: int
-    failed: int
-    seconds: float
+    batch_name: str
+    total_molecules: int
+    successful_count: int
+    failed_count: int
+    execution_time_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,8 @@ def finish(connection: Connection, work: Work, token: uuid.UUID, ended: Sequence
         calculations = _insert_calculations(connection, work, writing)
         _insert_atoms(connection, work, writing, calculations)
         _end_items(connection, token, writing, calculations)
-        _insert_events(connection, work, writing, calculations)
+        events = [{**one.event, "entity_id": calculations.get(one.item_id)} for one in writing]
+        insert_events(connection, work, events)
     return Finished(frozenset(status), _batch_end(connection, work) if writing else None)
 
 
@@ -211,10 +212,23 @@ def _end_items(
         raise LeaseLost
 
 
-def _insert_events(
-    connection: Connection, work: Work, ended: Sequence[Ended], calculations: Mapping[int, int]
-) -> None:
-    rows = [{**one.event, "entity_id": calculations.get(one.item_id)} for one in ended]
+def insert_events(connection: Connection, work: Work, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add events to the audit trail.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    work
+        To whose owner they belong.
+    rows
+        As :func:`qforge_sdk.db.crud.log_event` takes them.
+
+    Raises
+    ------
+    sqlalchemy.exc.DBAPIError
+        What the server reported.
+    """
     source, values = _table(_EVENT_COLUMNS, rows)
     connection.execute(
         text(

@@ -104,12 +104,15 @@ def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 # Results ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_computed_and_every_item_is_stored_once(client: Client) -> None:
+def test_a_batch_is_computed_and_every_item_is_stored_once(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
     key = batch(client)
 
-    report = run(client, "screen", workers=2)
+    report = run(client, "screen", workers=2, progress=True)
 
     assert_whole(client, key, completed=8)
+    assert "screen: 100%" in capsys.readouterr().err
     assert (report.n_items, report.n_completed, report.n_left, report.n_run) == (8, 8, 0, 8)
     assert not report.interrupted
     frame = client.calculations.query(order_by="id", columns=["smiles", "energy", "gap", "id", "metadata"])
@@ -125,13 +128,9 @@ def test_a_batch_is_computed_and_every_item_is_stored_once(client: Client) -> No
         assert atoms[["force_x", "force_y", "force_z"]].to_numpy().tolist() == forces.tolist()
     assert client.calculations.query(method="repulsion", xtb_version="repulsion 1", optimized=False).shape[0] == 8
 
-
-def test_a_run_of_what_has_ended_does_nothing(client: Client) -> None:
-    key = batch(client, ["C"])
-    run(client, key)
     again = run(client, client.batches.get(key))
-    assert (again.n_completed, again.n_run) == (1, 0)
-    assert_whole(client, key, completed=1)
+    assert (again.n_completed, again.n_run) == (8, 0)
+    assert_whole(client, key, completed=8)
 
 
 def test_a_tblite_batch_gives_what_the_engine_gives(client: Client) -> None:
@@ -187,28 +186,20 @@ def test_each_fault_of_a_molecule_is_its_code_and_message(client: Client) -> Non
     assert sorted(logged["error_code"]) == ["engine_error", "engine_error", "no_geometry", "scf_not_converged"]
 
 
-def test_a_molecule_that_takes_too_long_is_ended_and_no_other(client: Client) -> None:
+def test_molecules_that_take_too_long_or_end_their_process_fail_and_no_others(client: Client) -> None:
     key = batch(client)
-    report = run(client, key, Repulsion(hangs_on="CCCC"), timeout=0.5)
-    assert (report.n_completed, report.failed) == (7, {"timeout": 1})
-    assert_whole(client, key, completed=7, failed=1)
-    assert client.batches.failures(key)["message"][0] == "it took longer than 0.5 s"
+
+    report = run(client, key, Repulsion(hangs_on="CC", dies_of="CCCC"), timeout=0.5, max_retries=1)
+
+    assert (report.n_completed, report.failed) == (6, {"killed": 1, "timeout": 1})
+    assert_whole(client, key, completed=6, failed=2)
+    found = client.batches.items(key, status="failed", columns=["smiles", "error_message", "retry_count", "metadata"])
+    slow, deadly = found.sort_values("smiles").itertuples()
     # A time limit is no bad luck: it is not tried again.
-    assert client.batches.items(key, status="failed")["retry_count"].tolist() == [0]
-
-
-def test_a_molecule_that_ends_its_process_is_tried_again_then_fails_and_no_other(client: Client) -> None:
-    key = batch(client)
-    report = run(client, key, Repulsion(dies_of="CCCC"), max_retries=1)
-    assert (report.n_completed, report.failed) == (7, {"killed": 1})
-    assert_whole(client, key, completed=7, failed=1)
-    (item,) = client.batches.items(
-        key, status="failed", columns=["error_message", "retry_count", "metadata"]
-    ).itertuples()
-    assert item.error_message == "the process that computed it was ended by SIGSEGV"
-    assert item.retry_count == 1
-    assert item.metadata["stderr"] == "about to die of it\n"
-    assert client.batches.items(key, status="completed")["retry_count"].tolist() == [0] * 7
+    assert (slow.smiles, slow.error_message, slow.retry_count) == ("CC", "it took longer than 0.5 s", 0)
+    assert deadly.error_message == "the process that computed it was ended by SIGSEGV"
+    assert (deadly.retry_count, deadly.metadata["stderr"]) == (1, "about to die of it\n")
+    assert set(client.batches.items(key, status="completed")["retry_count"]) == {0}
 
 
 def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:
@@ -229,6 +220,19 @@ def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:
     assert found["error_code"].isna().all()
     assert found["metadata"].tolist() == [{}] * 3
     assert events_of(client)["batch_completed"] == events_of(client)["batch_started"] == 3
+
+
+def test_what_failed_is_computed_with_other_parameters_when_they_were_changed(client: Client) -> None:
+    key = client.batches.create("dye", molecules=["C[n+]1ccc(cc1)C=C[O-]"], parameters={"max_iterations": 3}).id
+    assert client.batches.run(key, workers=1).failed == {"scf_not_converged": 1}
+    with pytest.raises(qf.InvalidInput, match="did you mean 'max_iterations'"):
+        client.batches.update(key, parameters={"max_iteration": 250})
+    changed = client.batches.update(key, parameters={"max_iterations": 250})
+    assert (changed.parameters, changed.status) == ({"max_iterations": 250}, "completed")
+    client.batches.retry(key)
+    assert client.batches.run(key, workers=1).n_completed == 1
+    (metadata,) = client.calculations.query(columns=["metadata"])["metadata"]
+    assert metadata["run"]["parameters"]["max_iterations"] == 250
 
 
 # What stops a run before it begins ----------------------------------------------------------------------------------
@@ -302,6 +306,14 @@ def test_an_engine_that_no_worker_can_import_is_told(client: Client) -> None:
     finally:
         del sys.modules["not_there"]
     assert statuses(client, key) == {"pending": 1}
+
+
+def test_workers_that_die_before_they_compute_end_the_run(client: Client) -> None:
+    key = batch(client, ["C"])
+    with pytest.raises(qf.QForgeError, match="end before they compute anything: the last one was ended by SIGKILL"):
+        run(client, key, Repulsion(dies_of_itself=True))
+    assert statuses(client, key) == {"pending": 1}
+    assert client.batches.items(key)["retry_count"].tolist() == [0]
 
 
 # While it runs ----------------------------------------------------------------------------------------------------
@@ -543,20 +555,6 @@ def test_a_tenant_runs_its_own_batch_and_no_other(
     assert statuses(client, public) == {"pending": 2}
     if way == "login":
         mine.close()
-
-
-def test_the_service_runs_a_tenant_s_batch_for_it(client: Client, tenant_client: TenantClient) -> None:
-    key = batch(tenant_client(ALICE), ["C", "CC"])
-    assert run(client, key).n_completed == 2
-    assert tenant_client(ALICE).calculations.count() == 2
-    assert client.sql("SELECT DISTINCT user_id::text AS owner FROM calculations").owner.tolist() == [str(ALICE)]
-
-
-def test_the_service_computes_what_everybody_reads(client: Client, tenant_client: TenantClient) -> None:
-    key = batch(client, ["C"], shared=True)
-    assert run(client, key).n_completed == 1
-    assert tenant_client(BOB).calculations.count() == 1
-    assert tenant_client(BOB).batches.progress(key)["completed"] == 1
 
 
 # A database that goes and comes -------------------------------------------------------------------------------------

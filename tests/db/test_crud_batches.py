@@ -123,7 +123,7 @@ def test_an_item_belongs_to_the_owner_of_its_batch(session: Session):
     assert item.user_id == ALICE
 
 
-def test_the_total_grows_with_the_items_and_never_shrinks(session: Session):
+def test_the_total_is_what_was_announced_until_there_are_more_items(session: Session):
     announced = crud.create_batch_job(session, BatchJobCreate(batch_name="b", total_molecules=2))
     totals = []
     for smiles in ("C", "N", "O"):
