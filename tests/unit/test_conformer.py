@@ -13,7 +13,7 @@ from rdkit import Chem
 
 from qforge_sdk.chem import Conformer, Geometry, conformer, geometry_from_smiles
 from qforge_sdk.chem.geometry import read_xyz
-from qforge_sdk.chem.perception import flat, perceive
+from qforge_sdk.chem.perception import perceive
 from qforge_sdk.data import load_sample
 from qforge_sdk.errors import ComputationFailed, InvalidInput, InvalidSmiles
 
@@ -34,6 +34,10 @@ def bond_angles(found: Conformer, centre: int = 0) -> list[int]:
     arms /= np.linalg.norm(arms, axis=1)[:, None]
     cosines = (arms @ arms.T)[np.triu_indices(len(arms), 1)]
     return sorted(round(float(angle)) for angle in np.degrees(np.arccos(np.clip(cosines, -1, 1))))
+
+
+def flat(smiles: str) -> str:
+    return Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False)
 
 
 # The molecule
