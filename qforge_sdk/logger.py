@@ -352,19 +352,14 @@ def log_batch_failed(
         The context is not JSON.
     """
     logger.error("batch %s (%s) failed: %s", batch_id, batch_name, error_message)
-    return crud.log_event(
-        db,
-        "batch_failed",
-        "batch_jobs",
-        batch_id,
-        status="error",
+    event = program_events.batch_failed(
+        batch_name,
         error_message=error_message,
-        context=known(
-            context, batch_name=batch_name, processed_count=processed_count, total_molecules=total_molecules
-        ),
-        service=API,
-        user_id=user_id,
+        processed_count=processed_count,
+        total_molecules=total_molecules,
+        context=context,
     )
+    return crud.log_event(db, entity_id=batch_id, user_id=user_id, **event)
 
 
 def log_molecule_created(

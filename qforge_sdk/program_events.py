@@ -87,6 +87,25 @@ def batch_completed(
     return {**_ABOUT_BATCHES, "event_type": "batch_completed", "context": facts}
 
 
+def batch_failed(
+    batch_name: str,
+    *,
+    error_message: str,
+    processed_count: int,
+    total_molecules: int,
+    context: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """``batch_failed``, as of :func:`qforge_sdk.logger.log_batch_failed`."""
+    facts = known(context, batch_name=batch_name, processed_count=processed_count, total_molecules=total_molecules)
+    return {
+        **_ABOUT_BATCHES,
+        "event_type": "batch_failed",
+        "status": "error",
+        "error_message": error_message,
+        "context": facts,
+    }
+
+
 def tail(printed: str | None) -> str | None:
     """The last 4,000 characters of what a program printed; jsonb stores no NUL, and a broken program prints any."""
     return printed[-_STDERR_KEPT:].replace("\0", "") if printed else None

@@ -10,7 +10,7 @@ import pandas as pd
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from qforge_sdk import logger
+from qforge_sdk import program_events
 from qforge_sdk.accessors.base import Accessor, not_found
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.compute import Engine, Parameters
@@ -19,6 +19,7 @@ from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record, one_of
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
+from qforge_sdk.db.results import insert_events
 from qforge_sdk.db.work import Work
 from qforge_sdk.errors import COMPUTATION_CODES, DuplicateBatch, InvalidInput, NotFound
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
@@ -408,15 +409,13 @@ class Batches(Accessor):
             skipped = stored_batches.cancel(session.connection(), self._work(row))
             if skipped:
                 session.refresh(row)
-                logger.log_batch_failed(
-                    session,
-                    row.id,
+                event = program_events.batch_failed(
                     row.batch_name,
-                    "cancelled",
-                    row.successful_count + row.failed_count,
-                    row.total_molecules,
-                    user_id=self._work(row).reader,
+                    error_message="cancelled",
+                    processed_count=row.successful_count + row.failed_count,
+                    total_molecules=row.total_molecules,
                 )
+                insert_events(session.connection(), self._work(row), [{**event, "entity_id": row.id}])
             return skipped
 
     def delete(self, id: int) -> None:  # noqa: A002

@@ -150,13 +150,13 @@ def run(
 
 
 def _works(job: Job, database: DatabaseEngine, workers: Any, bar: _Bar) -> Supervisor | Cluster:
-    if hasattr(workers, "submit") and hasattr(workers, "nthreads"):
+    if hasattr(workers, "submit") and hasattr(workers, "nthreads") and not getattr(workers, "asynchronous", False):
         return Cluster(job, database, workers, look=bar.show)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InvalidInput(
-            f"workers is a number of processes from 1 on, None or a dask client, not {workers!r}",
+            f"workers is a number of processes from 1 on, None or a (synchronous) dask client, not {workers!r}",
             field="workers",
             value=workers,
         )

@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from qforge_sdk.db.public import PUBLIC_USER_ID
 from qforge_sdk.errors import NotFound
 
 MOST_AT_ONCE: Final = 100
@@ -43,11 +42,6 @@ class Work:
     def values(self) -> dict[str, Any]:
         """Parameters of the statements here."""
         return {"batch": self.batch_id, "owner": self.owner}
-
-    @property
-    def reader(self) -> uuid.UUID | None:
-        """Whose events it leaves; the public owner is known by identity, which does not survive pickling."""
-        return PUBLIC_USER_ID if self.owner == PUBLIC_USER_ID else self.owner
 
     @property
     def mine(self) -> str:

@@ -257,7 +257,7 @@ def test_what_no_item_could_be_computed_with_is_refused_and_leaves_them_waiting(
     [
         ({"engine": "tblit"}, "did you mean 'tblite'"),
         ({"workers": 0}, "workers is a number of processes"),
-        ({"workers": "two"}, "dask client"),
+        ({"workers": "two"}, "dask client, not 'two'"),
         ({"timeout": 0}, "timeout is a number of seconds above 0"),
         ({"max_retries": -1}, "max_retries is a whole number from 0 on"),
         ({"n_conformers": 0}, "n_conformers is a whole number from 1 on"),
