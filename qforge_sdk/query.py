@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import ARRAY, Select, and_, any_, bindparam, cast, func, or_, select
+from sqlalchemy import ARRAY, Select, Subquery, and_, any_, bindparam, cast, func, or_, select
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql import ColumnElement, visitors
-from sqlalchemy.sql.schema import Column
+from sqlalchemy.sql import ColumnElement
 
 from qforge_sdk.chem import validate_smiles
+from qforge_sdk.db.expressions import mentions_other, moved_onto
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
 from qforge_sdk.db.pages import ordered_page
 from qforge_sdk.db.reader import ArrowReader
@@ -54,6 +54,8 @@ class Query:
         Largest number of rows, None for all.
     columns
         Columns to return, None for the table's usual ones.
+    within
+        Rows of the table to read instead of all of them, such as a sample.
     """
 
     reader: ArrowReader
@@ -62,6 +64,7 @@ class Query:
     order: tuple[tuple[str, bool], ...] = ()
     n: int | None = None
     columns: tuple[str, ...] | None = None
+    within: Subquery | None = None
 
     def where(self, *expressions: ColumnElement[bool], **filters: Any) -> Query:
         """Only the rows that fulfil all of these as well.
@@ -284,21 +287,23 @@ class Query:
     def _rows(self, order: tuple[tuple[str, bool], ...]) -> Select[Any]:
         """The statement, from a page of ordered branches where an index can serve them."""
         sort = [(self.table[name].attribute, down) for name, down in order]
-        if self._can_page(order):
+        source: Any = self.table.model
+        conditions = self.conditions
+        if self.within is not None:
+            source = aliased(self.table.model, self.within)
+            conditions = tuple(moved_onto(one, self.table.model, source) for one in conditions)
+        elif self._can_page(order):
             page = ordered_page(
                 self.table.model,
-                list(self.conditions),
+                list(conditions),
                 order_by=sort,
                 limit=self.n,
                 owners=[self.reader.scope.user_id, PUBLIC_USER_ID],
             )
-            source: Any = aliased(self.table.model, page)
-            conditions: tuple[ColumnElement[bool], ...] = ()
-        else:
-            source, conditions = self.table.model, self.conditions
+            source, conditions = aliased(self.table.model, page), ()
 
         def column(expression: ColumnElement[Any]) -> ColumnElement[Any]:
-            return _onto(expression, self.table.model, source)
+            return moved_onto(expression, self.table.model, source)
 
         statement = select(*(column(field.selected()) for field in self._fields())).select_from(source)
         if self._needs_molecule(order):
@@ -317,7 +322,7 @@ class Query:
             and bool(order)
             and self.reader.scope.user_id is not None
             and all(self.table[name].model is Calculation for name, _ in order)
-            and not any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+            and not any(mentions_other(expression, self.table.model) for expression in self.conditions)
         )
 
     def _needs_molecule(self, order: tuple[tuple[str, bool], ...]) -> bool:
@@ -326,30 +331,8 @@ class Query:
         return (
             any(field.model is Molecule for field in self._fields())
             or any(self.table[name].model is Molecule for name, _ in order)
-            or any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+            or any(mentions_other(expression, self.table.model) for expression in self.conditions)
         )
-
-
-def _columns_of(expression: ColumnElement[Any]) -> Iterator[Column[Any]]:
-    return (element for element in visitors.iterate(expression) if isinstance(element, Column))
-
-
-def _mentions_other(expression: ColumnElement[Any], model: Any) -> bool:
-    return any(column.table is not model.__table__ for column in _columns_of(expression))
-
-
-def _onto(expression: ColumnElement[Any], model: Any, source: Any) -> ColumnElement[Any]:
-    """``expression`` with the model's columns replaced by those of an alias of it."""
-    if source is model:
-        return expression
-
-    def swap(element: Any, **_kw: object) -> Any:
-        if isinstance(element, Column) and element.table is model.__table__:
-            return getattr(source, model.__mapper__.get_property_by_column(element).key)
-        return None
-
-    replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, swap)
-    return replaced
 
 
 def condition(field: Field, value: Any) -> ColumnElement[bool]:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import or_, select
 
-from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.distributions import Distributions
 from qforge_sdk.chem import Geometry, geometry_to_ase, write_sdf
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record
@@ -26,7 +27,7 @@ from qforge_sdk.schemas import (
 )
 
 
-class Calculations(Accessor):
+class Calculations(Distributions):
     """xTB results; every number has its unit in ``df.attrs["units"]``."""
 
     _table = CALCULATIONS

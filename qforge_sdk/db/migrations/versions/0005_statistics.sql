@@ -14,7 +14,7 @@ CREATE TABLE qforge.statistics (
 COMMENT ON TABLE qforge.statistics IS 'Rows of each owner counted by what they hold; statistics_changes come on top';
 COMMENT ON COLUMN qforge.statistics.kind IS
     'A table, or a column of calculations: calculations are counted by method, status and day, batch_items by status '
-    'and batch, batch_jobs by status, columns by method and cell';
+    'and batch, batch_jobs by status, columns by method and cell; no_energy: those without one';
 COMMENT ON COLUMN qforge.statistics.cell IS
     'calculations: days since 1970-01-01 UTC; batch_items: the batch; energy: floor(16 x); gap: floor(64 x); '
     'dipole: floor(16 x); total_charge: 2 floor(x), and 1 more for what is no whole number';
@@ -55,15 +55,13 @@ REVOKE ALL ON qforge.statistics, qforge.statistics_changes, qforge.statistics_tu
 CREATE FUNCTION qforge.own_statistics(kinds text[])
 RETURNS TABLE (kind text, user_id uuid, method text, status text, cell bigint, n bigint, energy numeric)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT p.kind, p.user_id, p.method, p.status, p.cell, sum(p.n)::bigint, sum(p.energy)
-    FROM qforge.statistics_parts AS p
+    SELECT p.* FROM qforge.statistics_parts AS p
     WHERE p.kind = ANY (kinds)
           AND p.user_id = ANY (ARRAY[(SELECT qforge.current_user_id()), '00000000-0000-0000-0000-000000000000'::uuid])
-    GROUP BY 1, 2, 3, 4, 5 HAVING sum(p.n) <> 0 OR sum(p.energy) <> 0
 $$;
 COMMENT ON FUNCTION qforge.own_statistics(text[]) IS 'Statistics of the rows that the policies let a tenant read';
 
--- By its caller's rights: whom the policies do not hold reads everybody's.
+-- By its caller's rights: whom the policies do not hold reads everybody's. Parts of one cell are to be added up.
 CREATE FUNCTION qforge.read_statistics(kinds text[])
 RETURNS TABLE (kind text, user_id uuid, method text, status text, cell bigint, n bigint, energy numeric)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -72,13 +70,10 @@ BEGIN
     IF row_security_active('public.calculations') THEN
         RETURN QUERY SELECT * FROM qforge.own_statistics(kinds);
     ELSE
-        RETURN QUERY
-            SELECT p.kind, p.user_id, p.method, p.status, p.cell, sum(p.n)::bigint, sum(p.energy)
-            FROM qforge.statistics_parts AS p WHERE p.kind = ANY (kinds)
-            GROUP BY 1, 2, 3, 4, 5 HAVING sum(p.n) <> 0 OR sum(p.energy) <> 0;
+        RETURN QUERY SELECT * FROM qforge.statistics_parts AS p WHERE p.kind = ANY (kinds);
     END IF;
 END $$;
-COMMENT ON FUNCTION qforge.read_statistics(text[]) IS 'Statistics of the rows that one reads';
+COMMENT ON FUNCTION qforge.read_statistics(text[]) IS 'Statistics of the rows that one reads, in parts to be added up';
 
 -- Writing ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +119,7 @@ BEGIN
     SELECT p.kind, p.user_id, p.method, p.status, p.cell, -sum(p.n), -sum(p.energy)
     FROM qforge.statistics_parts AS p
     WHERE p.kind = TG_TABLE_NAME
-          OR (TG_TABLE_NAME = 'calculations' AND p.kind IN ('energy', 'gap', 'dipole', 'total_charge'))
+          OR (TG_TABLE_NAME = 'calculations' AND p.kind IN ('energy', 'no_energy', 'gap', 'dipole', 'total_charge'))
     GROUP BY 1, 2, 3, 4, 5 HAVING sum(p.n) <> 0 OR sum(p.energy) <> 0;
     PERFORM qforge.compact_statistics();
     RETURN NULL;
@@ -156,14 +151,17 @@ DECLARE
         FROM (@source) AS r WHERE id + 0 = id AND molecule_id + 0 = molecule_id
     $$;
     kind constant text := $$
-        CASE WHEN energy IS NOT NULL THEN 'energy' WHEN gap IS NOT NULL THEN 'gap'
-             WHEN dipole IS NOT NULL THEN 'dipole' ELSE 'total_charge' END
+        CASE WHEN energy IS NOT NULL THEN 'energy' WHEN gap IS NOT NULL THEN 'gap' WHEN dipole IS NOT NULL THEN 'dipole'
+             WHEN total_charge IS NOT NULL THEN 'total_charge' ELSE 'no_energy' END
+    $$;
+    cell constant text := $$
+        coalesce(energy, gap, dipole, total_charge, CASE WHEN has_no_energy THEN 0 END)
     $$;
     -- Nearly every large statement is of one owner and one method: then the numbers are grouped without them.
     calculations constant text := $$
         WITH counted AS MATERIALIZED (
             SELECT user_id, method, status, day, energy, gap, dipole, total_charge, sum(sign) AS n,
-                   coalesce(sum(units), 0) AS units
+                   coalesce(sum(units), 0) AS units, grouping(energy) = 0 AND energy IS NULL AS has_no_energy
             FROM (@numbers) AS x
             GROUP BY GROUPING SETS ((user_id, method, status, day), (energy), (gap), (dipole), (total_charge))
         ), kinds AS MATERIALIZED (
@@ -174,13 +172,17 @@ DECLARE
                         WHEN day > now() THEN 9223372036854775807 ELSE -9223372036854775807 END AS cell, n, units
             FROM counted WHERE day IS NOT NULL
             UNION ALL
-            SELECT @kind, k.user_id, k.method, '', coalesce(energy, gap, dipole, total_charge), n, 0
+            SELECT @kind, k.user_id, k.method, '', @cell, n, 0
             FROM counted AS c CROSS JOIN kinds AS k WHERE day IS NULL AND (SELECT count(*) FROM kinds) = 1
             UNION ALL
-            SELECT @kind, user_id, method, '', coalesce(energy, gap, dipole, total_charge), sum(sign), 0
-            FROM (@numbers) AS x WHERE (SELECT count(*) FROM kinds) > 1
-            GROUP BY GROUPING SETS ((user_id, method, energy), (user_id, method, gap), (user_id, method, dipole),
-                                    (user_id, method, total_charge))
+            SELECT @kind, user_id, method, '', @cell, n, 0
+            FROM (
+                SELECT user_id, method, energy, gap, dipole, total_charge, sum(sign) AS n,
+                       grouping(energy) = 0 AND energy IS NULL AS has_no_energy
+                FROM (@numbers) AS x WHERE (SELECT count(*) FROM kinds) > 1
+                GROUP BY GROUPING SETS ((user_id, method, energy), (user_id, method, gap), (user_id, method, dipole),
+                                        (user_id, method, total_charge))
+            ) AS x
         )
         SELECT kind, user_id, method, status, cell, n, units
         FROM every WHERE cell IS NOT NULL AND (n <> 0 OR units <> 0)
@@ -199,7 +201,7 @@ DECLARE
     $$;
     counted constant jsonb := jsonb_build_object(
         'molecules', molecules,
-        'calculations', replace(replace(calculations, '@numbers', numbers), '@kind', kind),
+        'calculations', replace(replace(replace(calculations, '@numbers', numbers), '@kind', kind), '@cell', cell),
         'batch_jobs', batch_jobs,
         'batch_items', batch_items);
     append constant text :=
