@@ -119,10 +119,9 @@ class Counts:
             Their kind of column.
         """
         ((name, edges),) = self.edges.items()
-        if self.groups is None:
-            names, codes = [None], np.zeros(len(self.n), np.int64)
-        else:
-            codes, names = pd.factorize(self.groups, use_na_sentinel=False, sort=False)
+        groups = np.full(len(self.n) or 1, None, object) if self.groups is None else self.groups
+        codes, names = pd.factorize(groups, use_na_sentinel=False)
+        codes = codes[: len(self.n)]
         _require_few(by, len(names))
         order = sorted(range(len(names)), key=lambda code: (pd.isna(names[code]), str(names[code])))
         table = np.zeros((len(names), max(len(edges) - 1, 0)), np.int64)

@@ -133,8 +133,8 @@ class Distributions(Accessor):
         Returns
         -------
         pandas.DataFrame
-            ``x_low``, ``x_high``, ``y_low``, ``y_high`` under the columns' own names, ``count``; empty pairs included,
-            so that ``frame.pivot(index="energy_low", columns="gap_low", values="count")`` is a full matrix.
+            ``x_low``, ``x_high``, ``y_low``, ``y_high`` under the columns' own names, ``count``; empty pairs
+            included, so that ``frame.pivot(index="energy_low", columns="gap_low", values="count")`` is a full matrix.
             ``attrs["sample"]`` as in :meth:`histogram`.
 
         Raises
@@ -285,7 +285,8 @@ class Distributions(Accessor):
         edges = {name: _edges(bins, ends.get(name)) for name, bins in wanted.items()}
         if not all(map(len, edges.values())):
             return _nothing(edges, by)
-        statement = distributions.counted(source.rows(*wanted, by), edges, by)
+        lists = {name: one.tolist() for name, one in edges.items()}
+        statement = distributions.counted(source.rows(*wanted, by), lists, by)
         limit = MOST_GROUPS * int(np.prod([len(one) for one in edges.values()])) + 1
         found = self._context.reader.read(statement.limit(limit)).to_pandas()
         return Counts(
@@ -338,7 +339,8 @@ class Distributions(Accessor):
         cells = self._cells("calculations", chosen)
         cells = cells[cells["cell"].abs() < BEYOND].rename(columns={"cell": "day", "status": "convergence_status"})
         groups = ["day"] if by is None else ["day", by]
-        return cells.groupby(groups, sort=True, as_index=False)["n"].sum()
+        summed: pd.DataFrame = cells.groupby(groups, sort=True)[["n"]].sum().reset_index()
+        return summed
 
     def _followed(self, filters: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, list[str]] | None:
         """Filters as kept counts follow them: column to values; None where they cannot."""
@@ -350,7 +352,7 @@ class Distributions(Accessor):
         return chosen
 
     def _cells(self, kind: str, chosen: Mapping[str, list[str]]) -> pd.DataFrame:
-        cells = self._context.reader.read(statistics.CELLS, {"kinds": [kind]}).to_pandas()
+        cells: pd.DataFrame = self._context.reader.read(statistics.CELLS, {"kinds": [kind]}).to_pandas()
         for name, values in chosen.items():
             cells = cells[cells[_KEPT_FILTERS[name]].isin(values)]
         return cells

@@ -52,9 +52,7 @@ def counted(rows: Select[Any], edges: Mapping[str, Sequence[float]], by: str | N
     """
     found = rows.subquery()
     bins = [
-        func.width_bucket(
-            found.c[name], cast(literal([float(end) for end in ends], ARRAY(Double)), ARRAY(Double))
-        ).label(f"bin_{n}")
+        func.width_bucket(found.c[name], cast(literal(ends, ARRAY(Double)), ARRAY(Double))).label(f"bin_{n}")
         for n, (name, ends) in enumerate(edges.items())
     ]
     groups = bins if by is None else [*bins, found.c[by]]
@@ -107,4 +105,4 @@ def sample(owners: Mapping[uuid.UUID | None, int], fraction: float) -> Subquery:
 
 
 def _inside(column: Any, ends: Sequence[float]) -> tuple[Any, Any]:
-    return column >= float(ends[0]), column < float(ends[-1])
+    return column >= ends[0], column < ends[-1]

@@ -232,6 +232,17 @@ class Calculation(Base):
             "calculations_sample",
             "user_id",
             text("hashint8extended(id, 0)"),
+            postgresql_include=[
+                "id",
+                "energy",
+                "homo",
+                "lumo",
+                "gap",
+                "dipole",
+                "total_charge",
+                "execution_time_seconds",
+                "method",
+            ],
             postgresql_where=text("hashint8extended(id, 0) & 15 = 0"),
         ),
         Index(

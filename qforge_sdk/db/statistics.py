@@ -157,9 +157,14 @@ LIMITS: Final = f"""
         SELECT DISTINCT user_id FROM cells WHERE kind = 'calculations'
     )
     SELECT {", ".join(f"{_extreme(end, column)} AS {column}_{end}" for column in INDEXED for end in ("min", "max"))},
-           min(cell) FILTER (WHERE kind = 'dipole') AS dipole_min, max(cell) FILTER (WHERE kind = 'dipole') AS dipole_max,
-           min(cell) FILTER (WHERE kind = 'total_charge') AS total_charge_min,
-           max(cell) FILTER (WHERE kind = 'total_charge') AS total_charge_max
+           {
+    ", ".join(
+        f"{end}(cell) FILTER (WHERE kind = '{column}') AS {column}_{end}"
+        for column in GRIDS
+        if column not in INDEXED
+        for end in ("min", "max")
+    )
+}
     FROM cells
 """
 

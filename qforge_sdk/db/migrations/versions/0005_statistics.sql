@@ -308,6 +308,8 @@ CREATE INDEX batch_items_status ON public.batch_items (batch_id, user_id, status
 -- The newest calculation of a molecule is the first entry from the end, however many it has.
 DROP INDEX public.calculations_molecule;
 CREATE INDEX calculations_molecule ON public.calculations (molecule_id, user_id, id);
--- One calculation in sixteen in an order that has to do with nothing: the first n of an owner are a fair sample.
+-- One calculation in sixteen in an order that has to do with nothing: the first n of an owner are a fair sample. With
+-- its numbers beside, 5,000 of them are read from 80 pages and not from 5,000.
 CREATE INDEX calculations_sample ON public.calculations (user_id, hashint8extended(id, 0))
+    INCLUDE (id, energy, homo, lumo, gap, dipole, total_charge, execution_time_seconds, method)
     WHERE hashint8extended(id, 0) & 15 = 0;
