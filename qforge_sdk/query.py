@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import ARRAY, Select, Subquery, and_, any_, bindparam, cast, func, or_, select
+from sqlalchemy import Select, Subquery, func, select
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
-from qforge_sdk.chem import validate_smiles
 from qforge_sdk.db.expressions import mentions_other, moved_onto
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
 from qforge_sdk.db.pages import ordered_page
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import Field, TableFields
+from qforge_sdk.filters import condition, smiles_hash, whole
 from qforge_sdk.frames import arrow_schema, conform, conversion_factors, to_frame
 from qforge_sdk.parquet import file_metadata
+
+__all__ = ["DEFAULT_BATCH_ROWS", "Query", "condition", "smiles_hash"]
 
 DEFAULT_BATCH_ROWS: Final = 65_536
 
@@ -113,10 +110,10 @@ class Query:
         InvalidInput
             ``n`` is negative or no integer.
         """
-        whole = None if n is None else _whole(n)
-        if n is not None and (whole is None or whole < 0):
+        number = None if n is None else whole(n)
+        if n is not None and (number is None or number < 0):
             raise InvalidInput(f"limit must be a whole number, 0 or more, not {n!r}", field="limit", value=n)
-        return replace(self, n=whole)
+        return replace(self, n=number)
 
     def select(self, columns: Sequence[str]) -> Query:
         """Return these columns, in this order.
@@ -333,149 +330,3 @@ class Query:
             or any(self.table[name].model is Molecule for name, _ in order)
             or any(mentions_other(expression, self.table.model) for expression in self.conditions)
         )
-
-
-def condition(field: Field, value: Any) -> ColumnElement[bool]:
-    """SQL for one filter.
-
-    Parameters
-    ----------
-    field
-        What is compared.
-    value
-        A value, a tuple ``(low, high)``, a list, or None.
-
-    Returns
-    -------
-    sqlalchemy.ColumnElement
-        The expression.
-
-    Raises
-    ------
-    InvalidInput
-        The column cannot be compared with the value.
-    """
-    column: ColumnElement[Any] = field.attribute.expression
-    if field.kind in {"json", "bytes"}:
-        raise InvalidInput(
-            f"{field.name} cannot be filtered by a value; use an expression in where(...)", field=field.name
-        )
-    if value is None:
-        return column.is_(None)
-    if isinstance(value, tuple):
-        return _in_range(field, value)
-    if isinstance(value, (list, set, frozenset, range, np.ndarray, pd.Series, pd.Index)):
-        return _any_of(field, list(value))
-    if field.name == "smiles":
-        same: ColumnElement[bool] = Molecule.identity_hash == smiles_hash(value)
-        return same
-    equal: ColumnElement[bool] = column == _checked(field, value)
-    return equal
-
-
-def smiles_hash(smiles: object) -> bytes:
-    """Identity of a SMILES in any spelling, as the database computes it.
-
-    Raises
-    ------
-    InvalidSmiles
-        It is no valid SMILES.
-    """
-    return hashlib.sha256(validate_smiles(smiles).smiles.encode()).digest()
-
-
-def _in_range(field: Field, value: tuple[Any, ...]) -> ColumnElement[bool]:
-    if len(value) != 2:
-        raise InvalidInput(
-            f"{field.name}: a tuple is a range (low, high), with None for an open end; for any of several values "
-            f"write a list, not {value!r}",
-            field=field.name,
-            value=value,
-        )
-    low, high = (None if end is None else _checked(field, end) for end in value)
-    column: ColumnElement[Any] = field.attribute.expression
-    if low is not None and high is not None:
-        if low > high:
-            raise InvalidInput(f"{field.name}: the range {value!r} is upside down", field=field.name, value=value)
-        return column.between(low, high)
-    conditions = [] if low is None else [column >= low]
-    conditions += [] if high is None else [column <= high]
-    return and_(column.is_not(None), *conditions)
-
-
-def _any_of(field: Field, values: list[Any]) -> ColumnElement[bool]:
-    known = [value for value in values if not _is_missing(value)]
-    column: ColumnElement[Any] = field.attribute.expression
-    if field.name == "smiles":
-        column, converted = Molecule.identity_hash.expression, [smiles_hash(value) for value in known]
-    else:
-        converted = [_checked(field, value) for value in known]
-    array = bindparam(None, converted, type_=ARRAY(column.type), unique=True)
-    # An empty array has no type of its own.
-    found = column == any_(cast(array, ARRAY(column.type)))
-    return found if len(known) == len(values) else or_(found, column.is_(None))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not math.isfinite(value):
-        return None
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and "\x00" not in value else None
-
-
-def _time(value: Any) -> dt.datetime | None:
-    if not isinstance(value, (str, dt.date, dt.datetime, np.datetime64)):
-        return None
-    try:
-        stamp = pd.Timestamp(value)
-    except ValueError:
-        return None
-    return (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).to_pydatetime()
-
-
-def _truth(value: Any) -> bool | None:
-    return bool(value) if isinstance(value, (bool, np.bool_)) else None
-
-
-_CHECKS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
-    "key": (_whole, "a whole number"),
-    "Int64": (_whole, "a whole number"),
-    "int64": (_whole, "a whole number"),
-    "float64": (_number, "a finite number"),
-    "boolean": (_truth, "True or False"),
-    "str": (_text, "text"),
-    "time": (_time, "a date or time such as '2026-05-01'"),
-}
-
-
-def _checked(field: Field, value: Any) -> Any:
-    if field.name == "user_id":
-        return _uuid(value)
-    check, wanted = _CHECKS[field.kind]
-    checked = check(value)
-    if checked is None:
-        raise InvalidInput(
-            f"{field.name} is compared with {wanted}, not with {value!r}", field=field.name, value=value
-        )
-    return checked
-
-
-def _uuid(value: Any) -> uuid.UUID:
-    try:
-        return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
-    except ValueError:
-        raise InvalidInput(
-            f"user_id is compared with a uuid, not with {value!r}", field="user_id", value=value
-        ) from None

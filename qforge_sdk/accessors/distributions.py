@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Select
 
-from qforge_sdk.accessors.base import Accessor
 from qforge_sdk.accessors.counts import MOST_GROUPS, Bins, Cells, Counts, FloatArray, checked_bins, round_edges
+from qforge_sdk.accessors.paging import Paged
 from qforge_sdk.db import distributions, statistics
 from qforge_sdk.db.statistics import BEYOND, GRIDS
 from qforge_sdk.errors import InvalidInput
@@ -22,8 +22,7 @@ from qforge_sdk.query import Query
 
 _NUMBERS: Final = frozenset({"float64", "int64", "Int64"})
 _GROUPS: Final = frozenset({"str", "boolean", "int64", "Int64"})
-# Filters that kept counts can follow, and the columns of theirs.
-_KEPT_FILTERS: Final = {"method": "method", "convergence_status": "status"}
+_KEPT_FILTERS: Final = statistics.FILTERS["calculations"]
 # A sample has to save something.
 _WORTH_SAMPLING: Final = 4
 
@@ -54,7 +53,7 @@ class _Source:
         return self.query.select(list(dict.fromkeys(name for name in names if name is not None))).statement()
 
 
-class Distributions(Accessor):
+class Distributions(Paged):
     """Histograms, densities, limits and samples."""
 
     def histogram(

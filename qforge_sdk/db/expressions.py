@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy.sql import ColumnElement, visitors
+from sqlalchemy.sql import ColumnElement, FromClause, visitors
 from sqlalchemy.sql.schema import Column
 
 
@@ -37,7 +37,7 @@ def moved_onto(expression: ColumnElement[Any], model: Any, source: Any) -> Colum
     model
         An ORM class.
     source
-        It, or an alias of it.
+        It, an alias of it, or a selectable with its columns.
 
     Returns
     -------
@@ -48,9 +48,11 @@ def moved_onto(expression: ColumnElement[Any], model: Any, source: Any) -> Colum
         return expression
 
     def swap(element: Any, **_kw: object) -> Any:
-        if isinstance(element, Column) and element.table is model.__table__:
-            return getattr(source, model.__mapper__.get_property_by_column(element).key)
-        return None
+        if not isinstance(element, Column) or element.table is not model.__table__:
+            return None
+        if isinstance(source, FromClause):
+            return source.c[element.key]
+        return getattr(source, model.__mapper__.get_property_by_column(element).key)
 
     replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, swap)
     return replaced

@@ -157,7 +157,7 @@ class Molecule(Base):
         CheckConstraint("name <> ''", name="molecules_name_not_empty"),
         Index("molecules_inchikey", "user_id", "inchikey"),
         Index("molecules_id", "user_id", "id"),
-        Index("molecules_name", "user_id", "name", "id", postgresql_where=text("name IS NOT NULL")),
+        Index("molecules_name", "user_id", "name", "id"),
         Index("molecules_formula", "user_id", "formula", "id"),
         Index("molecules_graph", "user_id", "graph_hash", postgresql_where=text("graph_hash IS NOT NULL")),
     )

@@ -6,6 +6,8 @@ counted on a grid; extremes and medians are found by probing the index of the co
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -35,6 +37,14 @@ class Grid:
     per_unit: int
     points: bool = False
 
+    def cell(self, number: float) -> int:
+        """The cell of a number."""
+        scaled = number * self.per_unit
+        if not -1e9 * self.per_unit <= scaled < 1e9 * self.per_unit:
+            return BEYOND if number > 0 else -BEYOND
+        step = math.floor(scaled)
+        return 2 * step + (scaled != step) if self.points else step
+
     def index(self, cell: int) -> int:
         """Number of the step of width ``1 / per_unit`` that a cell lies in."""
         return cell >> 1 if self.points else cell
@@ -59,11 +69,34 @@ GRIDS: Final[dict[str, Grid]] = {
 INDEXED: Final = ("energy", "gap")
 """Those of them whose extremes an index knows."""
 
+SURVEY: Final = """
+    SELECT coalesce(sum(n) FILTER (WHERE kind = 'molecules'), 0)::bigint AS molecules,
+           coalesce(sum(n) FILTER (WHERE kind = 'calculations'), 0)::bigint AS calculations,
+           array_agg(DISTINCT user_id::text) FILTER (WHERE kind IN ('molecules', 'calculations')) AS owners{ranges}
+    FROM qforge.read_statistics(ARRAY['molecules', 'calculations'{kinds}])
+"""
+"""How much there is and whose, and how many calculations lie in ranges of cells."""
+
+FILTERS: Final[dict[str, dict[str, str]]] = {
+    "molecules": {},
+    "calculations": {"method": "method", "convergence_status": "status"},
+    "batch_jobs": {"status": "status"},
+    "batch_items": {"status": "status"},
+}
+"""Columns that rows are counted by, for each table, and what they are called among the cells."""
+
 _PUBLIC: Final = f"'{PUBLIC_USER_ID}'::uuid"
 
 CELLS: Final = """
     SELECT kind, method, status, cell, sum(n)::bigint AS n FROM qforge.read_statistics(%(kinds)s)
     GROUP BY kind, method, status, cell ORDER BY kind, cell
+"""
+
+COUNT: Final = """
+    SELECT coalesce(sum(n), 0)::bigint FROM qforge.read_statistics(ARRAY[%(kind)s])
+    WHERE (%(method)s::text[] IS NULL OR method = ANY (%(method)s::text[]))
+          AND (%(status)s::text[] IS NULL OR status = ANY (%(status)s::text[]))
+          AND (%(cell)s::bigint IS NULL OR cell = %(cell)s::bigint)
 """
 
 OWNERS: Final = """
@@ -167,6 +200,19 @@ LIMITS: Final = f"""
 }
     FROM cells
 """
+
+
+def survey(ranges: Mapping[str, tuple[int, int]]) -> str:
+    """The statement of :data:`SURVEY`.
+
+    Parameters
+    ----------
+    ranges
+        Counted column to its first and last cell; the answer has a column of that name.
+    """
+    among = "coalesce(sum(n) FILTER (WHERE kind = '{0}' AND cell BETWEEN {1:d} AND {2:d}), 0)::bigint AS {0}"
+    counted = "".join(f", {among.format(name, *cells)}" for name, cells in ranges.items())
+    return SURVEY.format(ranges=counted, kinds="".join(f", '{name}'" for name in ranges))
 
 
 def totals() -> TextClause:

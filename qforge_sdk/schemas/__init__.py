@@ -1,6 +1,7 @@
-"""Records of the tables, and the report of a bulk load."""
+"""Records of the tables, pages of them, and the report of a bulk load."""
 
 from qforge_sdk.schemas.health import AccessReport, FunctionAccess, HealthCheckResponse, TableAccess
+from qforge_sdk.schemas.pages import Page
 from qforge_sdk.schemas.records import (
     AtomicPropertyCreate,
     AtomicPropertyDetail,
@@ -71,6 +72,7 @@ __all__ = [
     "MoleculeDetail",
     "MoleculeResponse",
     "MoleculeUpdate",
+    "Page",
     "Record",
     "TableAccess",
 ]

@@ -302,7 +302,7 @@ SELECT qforge.refresh_statistics();
 -- What pages and samples are read by ------------------------------------------------------------------------------
 
 CREATE INDEX molecules_id ON public.molecules (user_id, id);
-CREATE INDEX molecules_name ON public.molecules (user_id, name, id) WHERE name IS NOT NULL;
+CREATE INDEX molecules_name ON public.molecules (user_id, name, id);
 CREATE INDEX molecules_formula ON public.molecules (user_id, formula, id);
 CREATE INDEX batch_items_status ON public.batch_items (batch_id, user_id, status, id);
 -- The newest calculation of a molecule is the first entry from the end, however many it has.
