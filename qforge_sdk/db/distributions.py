@@ -96,9 +96,10 @@ def sample(owners: Mapping[uuid.UUID | None, int], fraction: float) -> Subquery:
     if len(owners) > MANY_OWNERS:
         share = text(f"(hashint8extended(calculations.id, 0) >> 4) & 65535 < {round(fraction * 16 * 65536)}")
         return rows.where(share).subquery("calculations")
+    # Sorted by user_id too: where it is null PostgreSQL takes the index for unsorted otherwise.
     column = Calculation.__table__.c.user_id
     parts = [
-        rows.where(column == owner).order_by(_ORDER).limit(round(n * fraction)).subquery().select()
+        rows.where(column == owner).order_by(column, _ORDER).limit(round(n * fraction)).subquery().select()
         for owner, n in owners.items()
     ]
     return union_all(*parts).subquery("calculations")

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from qforge_sdk.db.expressions import moved_onto
 from qforge_sdk.db.models import Calculation, Molecule
-from qforge_sdk.db.pages import Segment, Way, directed, one_after_another, owner_conditions, segments
+from qforge_sdk.db.pages import OwnersRows, Segment, Way, directed, of_each, one_after_another, segments
 
 Owners = Sequence[uuid.UUID | None] | None
 Conditions = tuple[ColumnElement[bool], ...]
@@ -79,7 +79,7 @@ class MoleculeSearch:
         """The next ``n`` molecules, or calculations, on the way, and whether each is looked for, as ``matched``."""
         rows = self._calculations() if self.by_number else self._molecules()
         # Materialized: a planner that trusts its guess at how many match would go through all of them.
-        step = self._page(rows, way, n).cte("step").prefix_with("MATERIALIZED")
+        step = self._page(*rows, way, n).cte("step").prefix_with("MATERIALIZED")
         found = select(step.c.molecule_id, step.c.value, step.c.key).order_by(*_order(step, way))
         if not self.needs_numbers:
             return found.add_columns(cast(null(), BigInteger).label("calculation_id"), true().label("matched"))
@@ -119,11 +119,12 @@ class MoleculeSearch:
             .prefix_with("MATERIALIZED")
         )
         total = select(func.count()).select_from(found).scalar_subquery().label("total")
-        return self._page([(select(*found.c, total), found.c.value, found.c.key)], way, n)
+        return self._page([OwnersRows(select(*found.c, total))], found.c.value, found.c.key, way, n)
 
     def keys(self, n: int) -> Select[Any]:
         """Keys of at most ``n`` molecules that fulfil the conditions on molecules, in no order."""
-        every = [select(_MOLECULES.c.id).where(*self.molecules, *owner).limit(n) for owner in self._owned(Molecule)]
+        rows = select(_MOLECULES.c.id).where(*self.molecules)
+        every = [one.rows.limit(n) for one in of_each(self.owners, rows, _MOLECULES)]
         return select(union_all(*every).subquery()).limit(n)
 
     def having(self, numbers: ColumnElement[bool], *, indexed: bool) -> ColumnElement[bool]:
@@ -136,8 +137,8 @@ class MoleculeSearch:
         indexed
             Whether an index finds them, for one owner after the other.
         """
-        owners: list[Conditions] = self._owned(Calculation) if indexed else [()]
-        every = [select(_CALCULATIONS.c.molecule_id).where(numbers, *owner) for owner in owners]
+        rows = select(_CALCULATIONS.c.molecule_id).where(numbers)
+        every = [one.rows for one in of_each(self.owners if indexed else None, rows, _CALCULATIONS)]
         wanted: ColumnElement[bool] = _MOLECULES.c.id.in_(union_all(*every))
         return wanted
 
@@ -167,22 +168,19 @@ class MoleculeSearch:
         joined = wanted.join(_MOLECULES, _MOLECULES.c.id == wanted.c.molecule_id).outerjoin(source, same)
         return select(*molecules, *shown).select_from(joined).order_by(wanted.c.n)
 
-    def _molecules(self) -> list[_Rows]:
+    def _molecules(self) -> _Rows:
         """Molecules in order, of each owner."""
         key = _MOLECULES.c.id
         rows = select(key.label("molecule_id"), self.sort.label("value"), key.label("key")).where(*self.molecules)
-        return [(rows.where(*owner), self.sort, key) for owner in self._owned(Molecule)]
+        return of_each(self.owners, rows, _MOLECULES), self.sort, key
 
-    def _calculations(self) -> list[_Rows]:
+    def _calculations(self) -> _Rows:
         """Calculations that have the number, in order, of each owner."""
         key = _CALCULATIONS.c.id
         rows = select(_CALCULATIONS.c.molecule_id, self.sort.label("value"), key.label("key")).where(
             self.sort.is_not(None), _CALCULATIONS.c.convergence_status == "converged", *self.numbers
         )
-        return [(rows.where(*owner), self.sort, key) for owner in self._owned(Calculation)]
-
-    def _owned(self, model: type[Molecule] | type[Calculation]) -> list[Conditions]:
-        return owner_conditions(model, self.owners)
+        return of_each(self.owners, rows, _CALCULATIONS), self.sort, key
 
     def _newest(self, molecule_id: str) -> Any:
         """The newest converged calculation of a molecule.
@@ -202,11 +200,11 @@ class MoleculeSearch:
         merged = union_all(*(rows(_CALCULATIONS.c.user_id == owner) for owner in self.owners)).subquery()
         return select(*merged.c).order_by(merged.c.id.desc()).limit(1).lateral("newest")
 
-    def _page(self, rows: Sequence[_Rows], way: Way, n: int) -> Select[Any]:
-        branches = [
-            branch for one, value, key in rows for branch in one_after_another(one, self._parts(value, key, way), n)
-        ]
-        merged = union_all(*branches).subquery()
+    def _page(
+        self, rows: Sequence[OwnersRows], value: ColumnElement[Any], key: ColumnElement[Any], way: Way, n: int
+    ) -> Select[Any]:
+        parts = self._parts(value, key, way)
+        merged = union_all(*(branch for one in rows for branch in one_after_another(one, parts, way, n))).subquery()
         return select(merged).order_by(*_order(merged, way)).limit(n)
 
     def _parts(self, value: ColumnElement[Any], key: ColumnElement[Any], way: Way) -> list[Segment]:
@@ -214,9 +212,8 @@ class MoleculeSearch:
         return segments(None if self.sort is _MOLECULES.c.id else value, key, way, nullable=nullable)
 
 
-_Rows = tuple[Select[Any], ColumnElement[Any], ColumnElement[Any]]
+_Rows = tuple[list[OwnersRows], ColumnElement[Any], ColumnElement[Any]]
 
 
 def _order(page: Any, way: Way) -> list[Any]:
-    down = way.descending != way.backwards
-    return [page.c.segment.asc(), directed(page.c.value, down), directed(page.c.key, down)]
+    return [page.c.segment.asc(), directed(page.c.value, way.is_down), directed(page.c.key, way.is_down)]

@@ -55,6 +55,11 @@ class Way:
     backwards: bool = False
     start: Position | None = None
 
+    @property
+    def is_down(self) -> bool:
+        """Whether one goes from the greatest to the least."""
+        return self.descending != self.backwards
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -86,7 +91,7 @@ def segments(value: ColumnElement[Any] | None, key: ColumnElement[Any], way: Way
     nullable
         Whether ``value`` may be null.
     """
-    down = way.descending != way.backwards
+    down = way.is_down
     start = way.start
     keys = directed(key, down)
     past_key = () if start is None else (_past(key, start.key, down),)
@@ -144,40 +149,74 @@ def keyset_page(
     parts = segments(None if is_key else column, table.c.id, way, nullable=column.nullable)
     rows = select(*table.c).where(*conditions)
     branches = [
-        branch
-        for owner in owner_conditions(model, owners)
-        for branch in one_after_another(rows.where(*owner), parts, limit)
+        branch for one in of_each(owners, rows, table) for branch in one_after_another(one, parts, way, limit)
     ]
     merged = union_all(*branches).subquery()
-    down = way.descending != way.backwards
 
     def order(source: Any) -> list[UnaryExpression[Any]]:
         sorted_by = [source.c.id] if is_key else [source.c[column.key], source.c.id]
-        return [source.c.segment.asc(), *(directed(one, down) for one in sorted_by)]
+        return [source.c.segment.asc(), *(directed(one, way.is_down) for one in sorted_by)]
 
     page = select(merged).order_by(*order(merged)).limit(limit).subquery(model.__tablename__)
     return page, order(page)
 
 
-def one_after_another(rows: Select[Any], parts: Sequence[Segment], limit: int) -> list[Select[Any]]:
-    """Selects of the parts of a way, numbered by ``segment``; a part is read where the one before was too short.
+@dataclass(frozen=True, slots=True)
+class OwnersRows:
+    """Rows of one owner, or of everybody.
 
     Parameters
     ----------
     rows
+        Which.
+    owner
+        Their column ``user_id``, None for everybody's.
+    """
+
+    rows: Select[Any]
+    owner: ColumnElement[Any] | None = None
+
+
+def of_each(owners: Sequence[uuid.UUID | None] | None, rows: Select[Any], table: Any) -> list[OwnersRows]:
+    """The rows of each owner: an index that ``user_id`` leads is in order for one of them.
+
+    Parameters
+    ----------
+    owners
+        Whose; None for everybody's at once.
+    rows
+        Which.
+    table
+        Whose ``user_id`` it is.
+    """
+    if owners is None:
+        return [OwnersRows(rows)]
+    return [OwnersRows(rows.where(table.c.user_id == owner), table.c.user_id) for owner in dict.fromkeys(owners)]
+
+
+def one_after_another(one: OwnersRows, parts: Sequence[Segment], way: Way, limit: int) -> list[Select[Any]]:
+    """Selects of the parts of a way, numbered by ``segment``; a part is read where the one before was too short.
+
+    Parameters
+    ----------
+    one
         What is gone through.
     parts
         From :func:`segments`.
+    way
+        How.
     limit
         Rows that are wanted in all.
     """
+    # Where user_id is null PostgreSQL takes the index for sorted only if one sorts by user_id as well.
+    lead = () if one.owner is None else (directed(one.owner, way.is_down),)
     branches: list[Select[Any]] = []
     for number, part in enumerate(parts):
-        branch: Select[Any] = rows.add_columns(literal(number).label("segment")).where(*part.conditions)
+        branch: Select[Any] = one.rows.add_columns(literal(number).label("segment")).where(*part.conditions)
         if branches:
             found = select(func.count()).select_from(branches[-1].subquery())
             branch = branch.where(found.scalar_subquery() < limit)
-        branches.append(branch.order_by(*part.order).limit(limit))
+        branches.append(branch.order_by(*lead, *part.order).limit(limit))
     return branches
 
 
@@ -215,7 +254,7 @@ def ordered_page(
     """
     branches = [
         branch
-        for owner in owner_conditions(model, owners)
+        for owner in _owner_conditions(model, owners)
         for branch in _branches(model, (*conditions, *owner), order_by, _reach(limit, offset))
     ]
     merged = union_all(*branches).subquery()
@@ -293,18 +332,9 @@ def _reach(limit: int | None, offset: int) -> int | None:
     return None if limit is None else limit + offset
 
 
-def owner_conditions(
+def _owner_conditions(
     model: OwnedModel, owners: Sequence[uuid.UUID | None] | None
 ) -> list[tuple[ColumnElement[bool], ...]]:
-    """Conditions on the rows of each owner: an index that ``user_id`` leads is in order for one of them.
-
-    Parameters
-    ----------
-    model
-        An ORM class with a ``user_id``.
-    owners
-        As of :func:`ordered_page`.
-    """
     if owners is None:
         return [()]
     if not owners:

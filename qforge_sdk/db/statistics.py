@@ -16,7 +16,7 @@ from sqlalchemy import TextClause, Uuid, bindparam, text
 from qforge_sdk.db.models import PUBLIC_USER_ID
 
 #: Outermost cells: numbers that the grid does not reach. Its lower end is the same below zero.
-BEYOND: Final = 2**63 - 1
+BEYOND: Final = 2**62
 #: An energy of one hartree in the units of the sums.
 ENERGY_UNITS: Final = 2**46
 
@@ -105,30 +105,27 @@ OWNERS: Final = """
 """
 
 
-def _of_owners(column: str, condition: str) -> str:
+def _of_owners(column: str, condition: str, order: str = "OFFSET 0") -> str:
     """SELECT of a column of every owner's calculations, each owner's part by an index that user_id leads.
 
     OFFSET 0 keeps the planner from joining, for which it might read a whole index.
     """
-    fence = "" if "LIMIT" in condition else " OFFSET 0"
+    part = f"SELECT {column} FROM public.calculations AS c WHERE c.user_id {{owner}} AND {condition} {order}"
     return f"""
         SELECT c.{column} FROM owners AS o
-        CROSS JOIN LATERAL (SELECT {column} FROM public.calculations AS c
-                            WHERE c.user_id = o.user_id AND {condition}{fence}) AS c
+        CROSS JOIN LATERAL ({part.format(owner="= o.user_id")}) AS c
         UNION ALL
-        (SELECT {column} FROM public.calculations AS c
-         WHERE c.user_id IS NULL AND EXISTS (SELECT FROM owners WHERE user_id IS NULL) AND {condition})
+        SELECT c.{column} FROM owners AS o
+        CROSS JOIN LATERAL ({part.format(owner="IS NULL")}) AS c WHERE o.user_id IS NULL
     """
 
 
-def _extreme(function: str, column: str) -> str:
-    """The least or greatest of every owner's calculations."""
-    return f"""(
-        SELECT {function}(CASE WHEN o.user_id IS NULL
-            THEN (SELECT {function}(c.{column}) FROM public.calculations AS c WHERE c.user_id IS NULL)
-            ELSE (SELECT {function}(c.{column}) FROM public.calculations AS c WHERE c.user_id = o.user_id) END)
-        FROM owners AS o
-    )"""
+def _extreme(end: str, column: str, condition: str = "true") -> str:
+    """The least or greatest of every owner's calculations, by an index."""
+    # Sorted by user_id too: of rows whose user_id is null PostgreSQL does not see that they are in order without.
+    order = {"min": "ORDER BY c.user_id, c.{0} LIMIT 1", "max": "ORDER BY c.user_id DESC, c.{0} DESC LIMIT 1"}[end]
+    known = f"c.{column} IS NOT NULL AND {condition}"
+    return f"(SELECT {end}({column}) FROM ({_of_owners(column, known, order.format(column))}) AS c)"
 
 
 _IN_CELL: Final = "c.gap >= m.low AND c.gap < m.high"
@@ -162,20 +159,18 @@ _TOTALS: Final = f"""
         FROM totals, unnest(ARRAY[(gaps - 1) / 2, gaps / 2]) AS position
         CROSS JOIN LATERAL (SELECT * FROM gaps AS g WHERE g.upto > position ORDER BY g.cell LIMIT 1) AS g
     ), found AS MATERIALIZED (
-        SELECT m.position, CASE WHEN least_.gap = greatest_.gap THEN least_.gap ELSE (
+        SELECT m.position, CASE WHEN ends.least = ends.greatest THEN ends.least ELSE (
                    SELECT gap FROM ({_of_owners("gap", _IN_CELL)}) AS c ORDER BY gap OFFSET m.skip LIMIT 1) END AS gap
         FROM middle AS m
-        CROSS JOIN LATERAL (SELECT gap FROM ({_of_owners("gap", _IN_CELL + " ORDER BY gap LIMIT 1")}) AS c
-                            ORDER BY gap LIMIT 1) AS least_
-        CROSS JOIN LATERAL (SELECT gap FROM ({_of_owners("gap", _IN_CELL + " ORDER BY gap DESC LIMIT 1")}) AS c
-                            ORDER BY gap DESC LIMIT 1) AS greatest_
+        CROSS JOIN LATERAL (SELECT {_extreme("min", "gap", _IN_CELL)} AS least,
+                                   {_extreme("max", "gap", _IN_CELL)} AS greatest) AS ends
     )
     SELECT molecules AS total_molecules, calculations AS total_calculations, batches AS total_batches,
            ((energy / {ENERGY_UNITS}
              + (SELECT coalesce(sum(energy::numeric), 0) FROM ({_of_owners("energy", "c.energy >= 65536")}) AS c)
              + (SELECT coalesce(sum(energy::numeric), 0) FROM ({_of_owners("energy", "c.energy <= -65536")}) AS c))
             / nullif(energies, 0))::double precision AS average_energy,
-           (SELECT min(gap) + (max(gap) - min(gap)) * 0.5 FROM found) AS median_gap,
+           (SELECT min(gap) FROM found) AS gap_below, (SELECT max(gap) FROM found) AS gap_above,
            coalesce(100.0 * converged::double precision / nullif(calculations, 0), 0.0) AS success_rate,
            {_extreme("max", "created_at")} AS latest_calculation_at
     FROM totals
@@ -221,6 +216,7 @@ def totals() -> TextClause:
     Returns
     -------
     sqlalchemy.TextClause
-        One row with the fields of :class:`~qforge_sdk.schemas.DatabaseStatsResponse`.
+        One row with the fields of :class:`~qforge_sdk.schemas.DatabaseStatsResponse`; for the median the two numbers
+        that it lies between, since SQL refuses to halve the smallest ones.
     """
     return text(_TOTALS.replace("::", "\\:\\:")).bindparams(bindparam("owner", type_=Uuid()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sqlalchemy.orm import Session
 
 from qforge_sdk.db import statistics
@@ -32,5 +34,13 @@ def get_database_stats(db: Session, user_id: UserId = None) -> DatabaseStatsResp
     QForgeError
         The server reported an error.
     """
-    found = db.execute(statistics.totals(), {"owner": owner_of(user_id)}).mappings().one()
-    return DatabaseStatsResponse.model_validate(dict(found))
+    found = dict(db.execute(statistics.totals(), {"owner": owner_of(user_id)}).mappings().one())
+    middle = _halfway(found.pop("gap_below"), found.pop("gap_above"))
+    return DatabaseStatsResponse.model_validate(found | {"median_gap": middle})
+
+
+def _halfway(low: float | None, high: float | None) -> float | None:
+    if low is None or high is None:
+        return None
+    middle = low + (high - low) * 0.5
+    return middle if math.isfinite(middle) else low / 2 + high / 2

@@ -133,19 +133,21 @@ DECLARE
     -- the planner's guess at the number of rows low, so that it hashes (0.5 s a million rows) where it would sort (2 s).
     numbers constant text := $$
         SELECT sign, user_id, method, convergence_status AS status,
-               date_bin('1 day', created_at, '1970-01-01 00:00Z') AS day,
+               CASE WHEN created_at >= '0001-01-01 00:00Z' AND created_at < '10000-01-01 00:00Z'
+                    THEN date_bin('1 day', created_at, '1970-01-01 00:00Z')
+                    WHEN created_at > now() THEN 'infinity' ELSE '-infinity' END AS day,
                CASE WHEN energy >= -1e9 AND energy < 1e9 THEN floor(energy * 16)::bigint
-                    WHEN energy > 0 THEN 9223372036854775807
-                    WHEN energy < 0 THEN -9223372036854775807 END AS energy,
+                    WHEN energy > 0 THEN 4611686018427387904
+                    WHEN energy < 0 THEN -4611686018427387904 END AS energy,
                CASE WHEN gap >= -1e9 AND gap < 1e9 THEN floor(gap * 64)::bigint
-                    WHEN gap > 0 THEN 9223372036854775807
-                    WHEN gap < 0 THEN -9223372036854775807 END AS gap,
+                    WHEN gap > 0 THEN 4611686018427387904
+                    WHEN gap < 0 THEN -4611686018427387904 END AS gap,
                CASE WHEN dipole < 1e9 THEN floor(dipole * 16)::bigint
-                    WHEN dipole > 0 THEN 9223372036854775807 END AS dipole,
+                    WHEN dipole > 0 THEN 4611686018427387904 END AS dipole,
                CASE WHEN total_charge >= -1e9 AND total_charge < 1e9
                     THEN 2 * floor(total_charge)::bigint + (total_charge <> floor(total_charge))::int
-                    WHEN total_charge > 0 THEN 9223372036854775807
-                    ELSE -9223372036854775807 END AS total_charge,
+                    WHEN total_charge > 0 THEN 4611686018427387904
+                    ELSE -4611686018427387904 END AS total_charge,
                CASE WHEN energy > -65536 AND energy < 65536
                     THEN sign * (energy * 70368744177664)::bigint END AS units
         FROM (@source) AS r WHERE id + 0 = id AND molecule_id + 0 = molecule_id
@@ -169,7 +171,7 @@ DECLARE
         ), every AS (
             SELECT 'calculations' AS kind, user_id, method, status,
                    CASE WHEN isfinite(day) THEN (extract(epoch FROM day) / 86400)::bigint
-                        WHEN day > now() THEN 9223372036854775807 ELSE -9223372036854775807 END AS cell, n, units
+                        WHEN day > now() THEN 4611686018427387904 ELSE -4611686018427387904 END AS cell, n, units
             FROM counted WHERE day IS NOT NULL
             UNION ALL
             SELECT @kind, k.user_id, k.method, '', @cell, n, 0
