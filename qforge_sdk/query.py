@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import hashlib
-import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import ARRAY, Select, and_, any_, bindparam, cast, func, or_, select
+from sqlalchemy import Select, Subquery, func, select
 from sqlalchemy.orm import aliased
-from sqlalchemy.sql import ColumnElement, visitors
-from sqlalchemy.sql.schema import Column
+from sqlalchemy.sql import ColumnElement
 
-from qforge_sdk.chem import validate_smiles
+from qforge_sdk.db.expressions import mentions_other, moved_onto
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
 from qforge_sdk.db.pages import ordered_page
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import Field, TableFields
+from qforge_sdk.filters import condition, smiles_hash, whole
 from qforge_sdk.frames import arrow_schema, conform, conversion_factors, to_frame
 from qforge_sdk.parquet import file_metadata
+
+__all__ = ["DEFAULT_BATCH_ROWS", "Query", "condition", "smiles_hash"]
 
 DEFAULT_BATCH_ROWS: Final = 65_536
 
@@ -54,6 +51,8 @@ class Query:
         Largest number of rows, None for all.
     columns
         Columns to return, None for the table's usual ones.
+    within
+        Rows of the table to read instead of all of them, such as a sample.
     """
 
     reader: ArrowReader
@@ -62,6 +61,7 @@ class Query:
     order: tuple[tuple[str, bool], ...] = ()
     n: int | None = None
     columns: tuple[str, ...] | None = None
+    within: Subquery | None = None
 
     def where(self, *expressions: ColumnElement[bool], **filters: Any) -> Query:
         """Only the rows that fulfil all of these as well.
@@ -110,10 +110,10 @@ class Query:
         InvalidInput
             ``n`` is negative or no integer.
         """
-        whole = None if n is None else _whole(n)
-        if n is not None and (whole is None or whole < 0):
+        number = None if n is None else whole(n)
+        if n is not None and (number is None or number < 0):
             raise InvalidInput(f"limit must be a whole number, 0 or more, not {n!r}", field="limit", value=n)
-        return replace(self, n=whole)
+        return replace(self, n=number)
 
     def select(self, columns: Sequence[str]) -> Query:
         """Return these columns, in this order.
@@ -284,21 +284,23 @@ class Query:
     def _rows(self, order: tuple[tuple[str, bool], ...]) -> Select[Any]:
         """The statement, from a page of ordered branches where an index can serve them."""
         sort = [(self.table[name].attribute, down) for name, down in order]
-        if self._can_page(order):
+        source: Any = self.table.model
+        conditions = self.conditions
+        if self.within is not None:
+            source = aliased(self.table.model, self.within)
+            conditions = tuple(moved_onto(one, self.table.model, source) for one in conditions)
+        elif self._can_page(order):
             page = ordered_page(
                 self.table.model,
-                list(self.conditions),
+                list(conditions),
                 order_by=sort,
                 limit=self.n,
                 owners=[self.reader.scope.user_id, PUBLIC_USER_ID],
             )
-            source: Any = aliased(self.table.model, page)
-            conditions: tuple[ColumnElement[bool], ...] = ()
-        else:
-            source, conditions = self.table.model, self.conditions
+            source, conditions = aliased(self.table.model, page), ()
 
         def column(expression: ColumnElement[Any]) -> ColumnElement[Any]:
-            return _onto(expression, self.table.model, source)
+            return moved_onto(expression, self.table.model, source)
 
         statement = select(*(column(field.selected()) for field in self._fields())).select_from(source)
         if self._needs_molecule(order):
@@ -317,7 +319,7 @@ class Query:
             and bool(order)
             and self.reader.scope.user_id is not None
             and all(self.table[name].model is Calculation for name, _ in order)
-            and not any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+            and not any(mentions_other(expression, self.table.model) for expression in self.conditions)
         )
 
     def _needs_molecule(self, order: tuple[tuple[str, bool], ...]) -> bool:
@@ -326,173 +328,5 @@ class Query:
         return (
             any(field.model is Molecule for field in self._fields())
             or any(self.table[name].model is Molecule for name, _ in order)
-            or any(_mentions_other(expression, self.table.model) for expression in self.conditions)
+            or any(mentions_other(expression, self.table.model) for expression in self.conditions)
         )
-
-
-def _columns_of(expression: ColumnElement[Any]) -> Iterator[Column[Any]]:
-    return (element for element in visitors.iterate(expression) if isinstance(element, Column))
-
-
-def _mentions_other(expression: ColumnElement[Any], model: Any) -> bool:
-    return any(column.table is not model.__table__ for column in _columns_of(expression))
-
-
-def _onto(expression: ColumnElement[Any], model: Any, source: Any) -> ColumnElement[Any]:
-    """``expression`` with the model's columns replaced by those of an alias of it."""
-    if source is model:
-        return expression
-
-    def swap(element: Any, **_kw: object) -> Any:
-        if isinstance(element, Column) and element.table is model.__table__:
-            return getattr(source, model.__mapper__.get_property_by_column(element).key)
-        return None
-
-    replaced: ColumnElement[Any] = visitors.replacement_traverse(expression, {}, swap)
-    return replaced
-
-
-def condition(field: Field, value: Any) -> ColumnElement[bool]:
-    """SQL for one filter.
-
-    Parameters
-    ----------
-    field
-        What is compared.
-    value
-        A value, a tuple ``(low, high)``, a list, or None.
-
-    Returns
-    -------
-    sqlalchemy.ColumnElement
-        The expression.
-
-    Raises
-    ------
-    InvalidInput
-        The column cannot be compared with the value.
-    """
-    column: ColumnElement[Any] = field.attribute.expression
-    if field.kind in {"json", "bytes"}:
-        raise InvalidInput(
-            f"{field.name} cannot be filtered by a value; use an expression in where(...)", field=field.name
-        )
-    if value is None:
-        return column.is_(None)
-    if isinstance(value, tuple):
-        return _in_range(field, value)
-    if isinstance(value, (list, set, frozenset, range, np.ndarray, pd.Series, pd.Index)):
-        return _any_of(field, list(value))
-    if field.name == "smiles":
-        same: ColumnElement[bool] = Molecule.identity_hash == smiles_hash(value)
-        return same
-    equal: ColumnElement[bool] = column == _checked(field, value)
-    return equal
-
-
-def smiles_hash(smiles: object) -> bytes:
-    """Identity of a SMILES in any spelling, as the database computes it.
-
-    Raises
-    ------
-    InvalidSmiles
-        It is no valid SMILES.
-    """
-    return hashlib.sha256(validate_smiles(smiles).smiles.encode()).digest()
-
-
-def _in_range(field: Field, value: tuple[Any, ...]) -> ColumnElement[bool]:
-    if len(value) != 2:
-        raise InvalidInput(
-            f"{field.name}: a tuple is a range (low, high), with None for an open end; for any of several values "
-            f"write a list, not {value!r}",
-            field=field.name,
-            value=value,
-        )
-    low, high = (None if end is None else _checked(field, end) for end in value)
-    column: ColumnElement[Any] = field.attribute.expression
-    if low is not None and high is not None:
-        if low > high:
-            raise InvalidInput(f"{field.name}: the range {value!r} is upside down", field=field.name, value=value)
-        return column.between(low, high)
-    conditions = [] if low is None else [column >= low]
-    conditions += [] if high is None else [column <= high]
-    return and_(column.is_not(None), *conditions)
-
-
-def _any_of(field: Field, values: list[Any]) -> ColumnElement[bool]:
-    known = [value for value in values if not _is_missing(value)]
-    column: ColumnElement[Any] = field.attribute.expression
-    if field.name == "smiles":
-        column, converted = Molecule.identity_hash.expression, [smiles_hash(value) for value in known]
-    else:
-        converted = [_checked(field, value) for value in known]
-    array = bindparam(None, converted, type_=ARRAY(column.type), unique=True)
-    # An empty array has no type of its own.
-    found = column == any_(cast(array, ARRAY(column.type)))
-    return found if len(known) == len(values) else or_(found, column.is_(None))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
-
-
-def _number(value: Any) -> float | int | None:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real) or not math.isfinite(value):
-        return None
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return int(number) if number is not None and number == int(number) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and "\x00" not in value else None
-
-
-def _time(value: Any) -> dt.datetime | None:
-    if not isinstance(value, (str, dt.date, dt.datetime, np.datetime64)):
-        return None
-    try:
-        stamp = pd.Timestamp(value)
-    except ValueError:
-        return None
-    return (stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp).to_pydatetime()
-
-
-def _truth(value: Any) -> bool | None:
-    return bool(value) if isinstance(value, (bool, np.bool_)) else None
-
-
-_CHECKS: Final[dict[str, tuple[Callable[[Any], Any], str]]] = {
-    "key": (_whole, "a whole number"),
-    "Int64": (_whole, "a whole number"),
-    "int64": (_whole, "a whole number"),
-    "float64": (_number, "a finite number"),
-    "boolean": (_truth, "True or False"),
-    "str": (_text, "text"),
-    "time": (_time, "a date or time such as '2026-05-01'"),
-}
-
-
-def _checked(field: Field, value: Any) -> Any:
-    if field.name == "user_id":
-        return _uuid(value)
-    check, wanted = _CHECKS[field.kind]
-    checked = check(value)
-    if checked is None:
-        raise InvalidInput(
-            f"{field.name} is compared with {wanted}, not with {value!r}", field=field.name, value=value
-        )
-    return checked
-
-
-def _uuid(value: Any) -> uuid.UUID:
-    try:
-        return value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
-    except ValueError:
-        raise InvalidInput(
-            f"user_id is compared with a uuid, not with {value!r}", field="user_id", value=value
-        ) from None

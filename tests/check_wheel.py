@@ -11,6 +11,7 @@ NEEDED = (
     "qforge_sdk/db/migrations/versions/0002_administration.sql",
     "qforge_sdk/db/migrations/versions/0003_graphs.sql",
     "qforge_sdk/db/migrations/versions/0004_batches.sql",
+    "qforge_sdk/db/migrations/versions/0005_statistics.sql",
     "qforge_sdk/data/molecules.parquet",
     "qforge_sdk/data/calculations.parquet",
     "qforge_sdk/data/atoms.parquet",

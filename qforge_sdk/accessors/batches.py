@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -11,7 +11,8 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk import program_events
-from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.paging import Paged, Request, page_of
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.compute import Engine, Parameters
 from qforge_sdk.compute.parameters import read_parameters
@@ -24,7 +25,7 @@ from qforge_sdk.db.work import Work
 from qforge_sdk.errors import COMPUTATION_CODES, DuplicateBatch, InvalidInput, NotFound
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
 from qforge_sdk.query import Query
-from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse, BatchReport
+from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse, BatchReport, Page
 
 _CODES: Final = (*COMPUTATION_CODES, stored_batches.CANCELLED, stored_batches.UNKNOWN)
 _USUAL: Final = {
@@ -33,7 +34,7 @@ _USUAL: Final = {
 }
 
 
-class Batches(Accessor):
+class Batches(Paged):
     """Named sets of molecules that are computed with the same parameters."""
 
     _table = BATCHES
@@ -146,6 +147,50 @@ class Batches(Accessor):
         query = query.where(batch_id=batch_id, **options).limit(limit)
         query = query.order_by(*([order] if isinstance(order, str) else order))
         return (query if columns is None else query.select(columns)).df(units=units)
+
+    def items_page(
+        self,
+        batch_id: int,
+        *,
+        order_by: str = "id",
+        limit: int = 24,
+        after: str | None = None,
+        before: str | None = None,
+        count: bool = True,
+        columns: Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
+        **filters: Any,
+    ) -> Page:
+        """One page of the items of a batch with their molecules.
+
+        Parameters
+        ----------
+        batch_id
+            Key of the batch.
+        order_by, limit, after, before, count, columns, units, **filters
+            As in :meth:`page`. Without a filter, or filtered by ``status``, pages sorted by ``id`` are as fast
+            anywhere and their count is exact.
+
+        Returns
+        -------
+        Page
+            One row an item.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        UnknownField
+            No such column.
+        InvalidInput
+            A filter or option cannot be used, or a token is not of a page sorted like this.
+        """
+        batch = self.get(batch_id)
+        query = Query(self._context.reader, BATCH_ITEMS).where(batch_id=batch.id, **filters)
+        request = Request(order_by, limit, after, before, count, units)
+        return page_of(
+            self._context, query if columns is None else query.select(columns), request, filters, cell=batch.id
+        )
 
     def progress(self, batch_id: int) -> pd.Series[int]:
         """Items of a batch counted by status.

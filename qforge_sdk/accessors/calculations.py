@@ -10,7 +10,8 @@ import pandas as pd
 from sqlalchemy import or_, select
 from sqlalchemy.sql import ColumnElement
 
-from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.distributions import Distributions
 from qforge_sdk.accessors.suspicion import find_suspicious
 from qforge_sdk.chem import Geometry, geometry_to_ase, write_sdf
 from qforge_sdk.chem.plausibility import Limits
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from qforge_sdk.compute.reproduction import Reproduction
 
 
-class Calculations(Accessor):
+class Calculations(Distributions):
     """xTB results; every number has its unit in ``df.attrs["units"]``."""
 
     _table = CALCULATIONS

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import func, select
 
-from qforge_sdk.accessors.base import Accessor, not_found
+from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.molecule_pages import MoleculePages
 from qforge_sdk.db import bulk, crud
 from qforge_sdk.db.crud.rows import as_record
 from qforge_sdk.db.models import Molecule
@@ -16,7 +17,7 @@ from qforge_sdk.fields import MOLECULES
 from qforge_sdk.schemas import LoadReport, MoleculeCreate, MoleculeResponse, MoleculeUpdate
 
 
-class Molecules(Accessor):
+class Molecules(MoleculePages):
     """Structures, validated by RDKit and unique for their owner."""
 
     _table = MOLECULES

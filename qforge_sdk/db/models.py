@@ -157,6 +157,9 @@ class Molecule(Base):
         CheckConstraint("smiles <> ''", name="molecules_smiles_not_empty"),
         CheckConstraint("name <> ''", name="molecules_name_not_empty"),
         Index("molecules_inchikey", "user_id", "inchikey"),
+        Index("molecules_id", "user_id", "id"),
+        Index("molecules_name", "user_id", "name", "id"),
+        Index("molecules_formula", "user_id", "formula", "id"),
         Index("molecules_graph", "user_id", "graph_hash", postgresql_where=text("graph_hash IS NOT NULL")),
     )
 
@@ -222,10 +225,27 @@ class Calculation(Base):
         CheckConstraint(_finite("total_charge"), name="calculations_total_charge_finite"),
         CheckConstraint("unpaired_electrons >= 0", name="calculations_unpaired_electrons_not_negative"),
         CheckConstraint("length(xyz_file_hash) = 64", name="calculations_xyz_file_hash_is_sha256"),
-        Index("calculations_molecule", "molecule_id", "user_id"),
+        Index("calculations_molecule", "molecule_id", "user_id", "id"),
         Index("calculations_gap", "user_id", "gap"),
         Index("calculations_energy", "user_id", "energy"),
         Index("calculations_created", "user_id", "created_at", "id"),
+        Index(
+            "calculations_sample",
+            "user_id",
+            text("hashint8extended(id, 0)"),
+            postgresql_include=[
+                "id",
+                "energy",
+                "homo",
+                "lumo",
+                "gap",
+                "dipole",
+                "total_charge",
+                "execution_time_seconds",
+                "method",
+            ],
+            postgresql_where=text("hashint8extended(id, 0) & 15 = 0"),
+        ),
         Index(
             "calculations_source",
             "user_id",
@@ -377,6 +397,7 @@ class BatchItem(Base):
         CheckConstraint(_one_of("status", ITEM_STATUSES), name="batch_items_status"),
         CheckConstraint("retry_count >= 0", name="batch_items_retry_count_not_negative"),
         Index("batch_items_molecule", "molecule_id", "user_id"),
+        Index("batch_items_status", "batch_id", "user_id", "status", "id"),
         Index(
             "batch_items_claim",
             "user_id",

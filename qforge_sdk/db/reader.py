@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Never
 
 import adbc_driver_manager
@@ -23,6 +23,9 @@ from qforge_sdk.config import libpq_url
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.errors import InvalidInput
+
+Read = Callable[..., pa.Table]
+"""A statement and its parameters to a table; see :meth:`ArrowReader.read`."""
 
 _IDLE_CONNECTIONS: Final = 4
 _BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -109,10 +112,32 @@ class ArrowReader:
         QForgeError
             What the server reported, by its SQLSTATE.
         """
-        sql = self.render(statement, params)
+        with self.together() as read:
+            return read(statement, params)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[Read]:
+        """Several reads of one snapshot.
+
+        Yields
+        ------
+        callable
+            Takes and returns what :meth:`read` does; valid inside the block.
+
+        Raises
+        ------
+        QForgeError
+            What the server reported, by its SQLSTATE.
+        """
         with self.transaction() as cursor:
-            cursor.execute(sql)
-            return cursor.fetch_arrow_table()
+
+            def read(
+                statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None
+            ) -> pa.Table:
+                cursor.execute(self.render(statement, params))
+                return cursor.fetch_arrow_table()
+
+            yield read
 
     @contextlib.contextmanager
     def stream(

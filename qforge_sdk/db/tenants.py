@@ -230,6 +230,8 @@ def delete_tenant(connection: Connection, user_id: uuid.UUID, *, dry_run: bool) 
     for table in DELETION_ORDER[:-1]:
         connection.execute(text(f"DELETE FROM public.{table} WHERE user_id = :user_id"), owner)
     connection.execute(text("SELECT qforge.prune_events('infinity', :user_id)"), owner)
+    # What counts nothing any more names the tenant until it is added up.
+    connection.execute(text("SELECT qforge.compact_statistics()"))
     for login in logins:
         drop_login(connection, login)
     record(connection, "tenant_deleted", {"user_id": str(user_id), "rows": counts})

@@ -1,6 +1,7 @@
-"""Records of the tables, and the reports of loads and of batches."""
+"""Records of the tables, pages of them, and the reports of loads and of batches."""
 
 from qforge_sdk.schemas.health import AccessReport, FunctionAccess, HealthCheckResponse, TableAccess
+from qforge_sdk.schemas.pages import Page
 from qforge_sdk.schemas.records import (
     AtomicPropertyCreate,
     AtomicPropertyDetail,
@@ -74,6 +75,7 @@ __all__ = [
     "MoleculeDetail",
     "MoleculeResponse",
     "MoleculeUpdate",
+    "Page",
     "Record",
     "TableAccess",
 ]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
-from sqlalchemy import Double, ScalarSelect, cast, func, select
 from sqlalchemy.orm import Session
 
-from qforge_sdk.db.crud import rows
-from qforge_sdk.db.crud.rows import Owner, UserId, owner_of
-from qforge_sdk.db.models import BatchJob, Calculation, Molecule
+from qforge_sdk.db import statistics
+from qforge_sdk.db.crud.rows import UserId, owner_of
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.schemas import DatabaseStatsResponse
 
 
 @translated()
 def get_database_stats(db: Session, user_id: UserId = None) -> DatabaseStatsResponse:
-    """Totals over the rows that the reader sees, computed by the server in one statement.
+    """Totals over the rows that the reader sees, from what triggers keep counted.
 
     Parameters
     ----------
@@ -29,26 +27,20 @@ def get_database_stats(db: Session, user_id: UserId = None) -> DatabaseStatsResp
     -------
     DatabaseStatsResponse
         Averages and the exact median leave out what has no number; ``success_rate`` is 0 without calculations.
+        ``average_energy`` is the exact sum, rounded once, by the number of energies.
 
     Raises
     ------
     QForgeError
         The server reported an error.
     """
-    owner = owner_of(user_id)
-    total = func.count()
-    converged = total.filter(Calculation.convergence_status == "converged")
-    statement = select(
-        _count(Molecule, owner).label("total_molecules"),
-        total.label("total_calculations"),
-        _count(BatchJob, owner).label("total_batches"),
-        func.avg(Calculation.energy).label("average_energy"),
-        func.percentile_cont(0.5).within_group(Calculation.gap).label("median_gap"),
-        func.coalesce(100.0 * cast(converged, Double) / func.nullif(total, 0), 0.0).label("success_rate"),
-        func.max(Calculation.created_at).label("latest_calculation_at"),
-    ).where(*rows.visible(Calculation, owner))
-    return DatabaseStatsResponse.model_validate(dict(db.execute(statement).mappings().one()))
+    found = dict(db.execute(statistics.totals(), {"owner": owner_of(user_id)}).mappings().one())
+    middle = _halfway(found.pop("gap_below"), found.pop("gap_above"))
+    return DatabaseStatsResponse.model_validate(found | {"median_gap": middle})
 
 
-def _count(model: type[Molecule] | type[BatchJob], owner: Owner) -> ScalarSelect[Any]:
-    return select(func.count()).select_from(model).where(*rows.visible(model, owner)).scalar_subquery()
+def _halfway(low: float | None, high: float | None) -> float | None:
+    if low is None or high is None:
+        return None
+    middle = low + (high - low) * 0.5
+    return middle if math.isfinite(middle) else low / 2 + high / 2

@@ -1,0 +1,32 @@
+"""One page of sorted rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of one page, and how to go on.
+
+    Parameters
+    ----------
+    frame
+        The rows, in order.
+    count
+        Rows on all pages, if ``is_exact``; there are at least so many otherwise. None where nobody asked.
+    is_exact
+        Whether ``count`` is the number.
+    next
+        For ``after=``, None on the last page.
+    previous
+        For ``before=``, None on the first page.
+    """
+
+    frame: pd.DataFrame = field(repr=False)
+    count: int | None
+    is_exact: bool
+    next: str | None = field(repr=False)
+    previous: str | None = field(repr=False)
