@@ -31,6 +31,7 @@ from qforge_sdk.schemas import DatabaseStatsResponse, HealthCheckResponse
 
 if TYPE_CHECKING:
     from qforge_sdk.migrate import MigrationReport
+    from qforge_sdk.widgets import Widgets
 
 
 def connect(
@@ -153,6 +154,19 @@ class Client:
             This client acts as a tenant.
         """
         return Admin(self._context)
+
+    @cached_property
+    def widgets(self) -> Widgets:
+        """Views for a notebook: molecules, calculations, batches, statistics.
+
+        Raises
+        ------
+        MissingExtra
+            ipywidgets, anywidget or plotly is not installed.
+        """
+        from qforge_sdk.widgets import Sources, Widgets
+
+        return Widgets(Sources(self.molecules, self.calculations, self.atoms, self.batches, self.events, self.stats))
 
     @property
     def user_id(self) -> uuid.UUID | None:
