@@ -78,6 +78,25 @@ class Card:
     lines: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What there is to say of one thing.
+
+    Parameters
+    ----------
+    label
+        What is said, such as ``gap``.
+    text
+        Its value, with its unit.
+    tone
+        good, bad, busy, quiet, or empty for none.
+    """
+
+    label: str
+    text: str
+    tone: str = ""
+
+
 class Notice(anywidget.AnyWidget):  # type: ignore[misc]
     """One line: what is being done, or what went wrong. It knows the page's theme."""
 
@@ -127,3 +146,34 @@ class Cards(anywidget.AnyWidget):  # type: ignore[misc]
     def show(self, cards: Sequence[Card]) -> None:
         """Show cards instead of those that are there."""
         self.cards = [asdict(card) | {"lines": list(card.lines)} for card in cards]
+
+
+class Details(anywidget.AnyWidget):  # type: ignore[misc]
+    """One thing: its structure, its name and what there is to say of it."""
+
+    _esm = _STATIC / "details.js"
+    label = traitlets.Unicode("").tag(sync=True)
+    image = traitlets.Unicode("").tag(sync=True)
+    alt = traitlets.Unicode("").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    facts = traitlets.List().tag(sync=True)
+    is_wide = traitlets.Bool(False).tag(sync=True)
+    nothing = traitlets.Unicode("Nothing here.").tag(sync=True)
+
+    def show(self, title: str, facts: Sequence[Fact], *, image: str = "", alt: str = "") -> None:
+        """Show a thing instead of the one that is there.
+
+        Parameters
+        ----------
+        title
+            Its name.
+        facts
+            What there is to say of it, in this order.
+        image
+            Data URI of SVG, empty for none.
+        alt
+            What the picture shows, in words.
+        """
+        with self.hold_sync():
+            self.title, self.image, self.alt = title, image, alt
+            self.facts = [asdict(fact) for fact in facts]
