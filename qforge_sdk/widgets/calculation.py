@@ -43,7 +43,7 @@ class CalculationPanel(Panel):
         self._controls = _Controls(self.viewer)
         self.table = Table(label="atoms", pick="one", nothing="No atoms are stored.")
         self.pager = Pager(self._turn_page, unit="atoms")
-        self.events = Table(label="events", nothing="No events.")
+        self.events = Table(label="events", nothing="None of its own: a large load is one event for all its rows.")
         self.events.add_class("qf-limited")
         self._picture = ipw.VBox([self._controls, self.viewer], layout=ipw.Layout(flex=_HALF, min_width="320px"))
         self._atoms = ipw.VBox([_limited(self.table), self.pager], layout=ipw.Layout(flex=_HALF, min_width="320px"))
@@ -119,7 +119,9 @@ class _Controls(ipw.HBox):  # type: ignore[misc]
 
     def __init__(self, viewer: Viewer) -> None:
         self.color = ipw.ToggleButtons(
-            options=["element", "charge"], description="colour by", style={"button_width": "80px"}
+            options=["element", "charge"],
+            description="colour by",
+            style={"button_width": "74px", "description_width": "auto"},
         )
         self.arrows = ipw.Checkbox(description="forces", indent=False, layout=ipw.Layout(width="auto"))
         self.labels = ipw.Checkbox(description="atom numbers", indent=False, layout=ipw.Layout(width="auto"))

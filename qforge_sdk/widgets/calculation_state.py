@@ -123,12 +123,12 @@ def facts_of(result: Result) -> list[Fact]:
     shown = [
         Fact("calculation", f"{facts['id']} of molecule {facts['molecule_id']}"),
         Fact("formula", words(facts["formula"])),
-        Fact("SMILES", _shortened(words(facts["smiles"]))),
         Fact("method", method),
         Fact("status", status.replace("_", " "), _TONES.get(status, "")),
         *(Fact(label(name), measure(name, facts[name])) for name in _NUMBERS),
         Fact("geometry", "optimised" if facts["optimized"] else "as given"),
         Fact("stored", f"{moment(facts['created_at'])} UTC"),
+        Fact("SMILES", _shortened(words(facts["smiles"]))),
     ]
     return shown if result.error is None else [*shown, Fact("error", result.error, "bad")]
 

@@ -19,6 +19,9 @@ _LABELS: Final = {
     "convergence_status": "status",
     "unpaired_electrons": "unpaired electrons",
     "fingerprint_popcount": "fingerprint bits",
+    "position_x": "x",
+    "position_y": "y",
+    "position_z": "z",
     "created_at": "stored",
 }
 _DECIMALS: Final = {

@@ -1,5 +1,6 @@
 // One thing: its structure, its name and what there is to say of it. Whatever it says is set as text.
 const IMAGE = "data:image/svg+xml;base64,";
+const LONG = 28;
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -11,7 +12,8 @@ function element(name, className, text) {
 function drawFacts(facts) {
   const made = element("dl", "qf-facts");
   for (const { label, text, tone } of facts) {
-    made.append(element("dt", "", label), element("dd", tone ? `qf-text-${tone}` : "", text));
+    const long = text.length > LONG ? "qf-long" : "";
+    made.append(element("dt", long, label), element("dd", `${long} ${tone ? `qf-text-${tone}` : ""}`.trim(), text));
   }
   return made;
 }

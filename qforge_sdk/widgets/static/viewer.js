@@ -7,7 +7,9 @@ const NEGATIVE = [209, 47, 47];
 const POSITIVE = [33, 90, 208];
 const NEUTRAL = [245, 245, 245];
 const UNKNOWN = 0x9e9e9e;
-const LONGEST_ARROW = 1.6;
+const LONGEST_ARROW = 2;
+// Where an arrow begins: about the radius of the balls, angstrom.
+const SURFACE = 0.35;
 const SHORTEST_ARROW = 0.02;
 const TURN = 10;
 
@@ -81,8 +83,16 @@ function drawArrows(viewer, model) {
   force.forEach((vector, place) => {
     const share = vector ? Math.hypot(...vector) / longest : 0;
     if (share < SHORTEST_ARROW) return;
-    const end = position[place].map((start, axis) => start + (vector[axis] / longest) * LONGEST_ARROW);
-    viewer.addArrow({ start: point(position[place]), end: point(end), radius: 0.07, radiusRatio: 2, mid: 0.7, color: "#2e9d4f" });
+    const norm = Math.hypot(...vector);
+    const at = (distance) => point(position[place].map((start, axis) => start + (vector[axis] / norm) * distance));
+    viewer.addArrow({
+      start: at(SURFACE),
+      end: at(SURFACE + share * LONGEST_ARROW),
+      radius: 0.08,
+      radiusRatio: 2.2,
+      mid: 0.6,
+      color: "#12a150",
+    });
   });
 }
 
@@ -99,12 +109,12 @@ function drawShapes(viewer, model, isDark) {
       fontColor: isDark ? "white" : "black",
       backgroundColor: isDark ? "black" : "white",
       backgroundOpacity: 0.55,
-      alignment: "center",
+      alignment: isPicked ? "bottomLeft" : "center",
       inFront: true,
     });
   if (model.get("show_labels")) elements.forEach((_, place) => place !== picked && label(place, false));
   if (picked !== null && picked < elements.length) {
-    viewer.addSphere({ center: point(position[picked]), radius: 0.62, color: "#ffb300", alpha: 0.55 });
+    viewer.addSphere({ center: point(position[picked]), radius: 0.7, color: "#ff9800", alpha: 0.6 });
     label(picked, true);
   }
   viewer.render();
