@@ -115,7 +115,8 @@ class Notice(anywidget.AnyWidget):  # type: ignore[misc]
 class Table(anywidget.AnyWidget):  # type: ignore[misc]
     """Rows of text, sorted by their headings, picked by mouse or keyboard.
 
-    A picked row is also sent as ``{"picked": key}``, a button as ``{"action": ..., "key": ...}``.
+    A picked row is also sent as ``{"picked": key}``, a button as ``{"action": ..., "key": ...}``, and where
+    ``tells_focus`` is set the row that the keyboard is on as ``{"focused": key}``.
     """
 
     _esm = _STATIC / "table.js"
@@ -125,6 +126,7 @@ class Table(anywidget.AnyWidget):  # type: ignore[misc]
     sort = traitlets.Unicode("").tag(sync=True)
     pick = traitlets.Enum(("none", "one", "many"), "none").tag(sync=True)
     picked = traitlets.List().tag(sync=True)
+    tells_focus = traitlets.Bool(False).tag(sync=True)
     nothing = traitlets.Unicode("Nothing here.").tag(sync=True)
 
     def show(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
