@@ -31,9 +31,11 @@ MOST_DRAWN_ATOMS: Final = 250
 SHOWN_ROWS: Final = 50
 """Rows of a DataFrame that are shown when nobody asks for more."""
 
-# RDKit's parser takes its time over texts that no structure of a readable size has.
+# More than a readable picture has. RDKit tries out double bonds in one system of aromatic rings: 23 rings of a torus
+# take it 20 ms, 29 take it minutes.
 _LONGEST_SMILES: Final = 2_000
 _MOST_RINGS: Final = 100
+_MOST_FUSED_RINGS: Final = 24
 _LONGEST_CELL: Final = 200
 _NOTHING: Final = "\N{EN DASH}"
 _VOID: Final = frozenset({"br", "hr", "img"})
@@ -419,18 +421,29 @@ def _molecule(smiles: str) -> Any:
 
     parser: Any = Chem.SmilesParserParams()
     parser.allowCXSMILES = parser.parseName = parser.removeHs = parser.sanitize = False
-    # Atoms and rings are counted before RDKit searches rings and double bonds, which can take it for ever.
+    # Counted before RDKit searches rings and double bonds, which can take it for ever.
     raw: Any = Chem.MolFromSmiles(smiles, parser)
     if raw is None:
         return "not a SMILES"
     if raw.GetNumHeavyAtoms() > MOST_DRAWN_ATOMS:
         return f"{raw.GetNumHeavyAtoms():,} heavy atoms"
-    if raw.GetNumBonds() - raw.GetNumAtoms() >= _MOST_RINGS:
+    if raw.GetNumBonds() - raw.GetNumAtoms() >= _MOST_RINGS or _fused_rings(raw) > _MOST_FUSED_RINGS:
         return "too many rings to draw"
     molecule = Chem.RemoveHs(raw, sanitize=False)
     Chem.SanitizeMol(molecule)
     Chem.AssignStereochemistry(molecule, cleanIt=True)
-    return molecule
+    return molecule if _fused_rings(molecule) <= _MOST_FUSED_RINGS else "too many rings to draw"
+
+
+def _fused_rings(molecule: Any) -> int:
+    """Rings of the largest system of aromatic bonds."""
+    from rdkit import Chem
+
+    aromatic = [bond.GetIdx() for bond in molecule.GetBonds() if bond.GetIsAromatic()]
+    if not aromatic:
+        return 0
+    systems: Any = Chem.GetMolFrags(Chem.PathToSubmol(molecule, aromatic), asMols=True, sanitizeFrags=False)
+    return max(one.GetNumBonds() - one.GetNumAtoms() + 1 for one in systems)
 
 
 def _words(reason: str, formula: object, width: int, height: int) -> Html:
