@@ -24,6 +24,7 @@ from qforge_sdk.fields import Field, TableFields
 from qforge_sdk.filters import condition, smiles_hash, whole
 from qforge_sdk.frames import arrow_schema, conform, conversion_factors, to_frame
 from qforge_sdk.parquet import file_metadata
+from qforge_sdk.progress import progress_bar
 
 __all__ = ["DEFAULT_BATCH_ROWS", "Query", "condition", "smiles_hash"]
 
@@ -164,7 +165,8 @@ class Query:
         QForgeError
             What the server reported.
         """
-        return self._finish(self.reader.read(self.statement()))
+        with progress_bar(None, f"reading {self.table.name}") as bar:
+            return self._finish(self.reader.read(self.statement(), advance=bar.update))
 
     def iter_batches(self, rows: int = DEFAULT_BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read it as record batches of at most ``rows`` rows, from one snapshot, with flat memory.
@@ -219,9 +221,13 @@ class Query:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         schema = arrow_schema(self._kinds()).with_metadata(file_metadata(self.table.name))
         try:
-            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            with (
+                pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+                progress_bar(None, f"writing {target.name}") as bar,
+            ):
                 for batch in self._batches(DEFAULT_BATCH_ROWS * 4):
                     writer.write_batch(batch)
+                    bar.update(batch.num_rows)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from qforge_sdk.parquet.manifest import (
     table_fields,
     table_schema,
 )
-from qforge_sdk.parquet.progress import progress_bar
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.quantities import did_you_mean
 
 ROW_GROUP_ROWS: Final = 131_072

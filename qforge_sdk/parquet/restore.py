@@ -30,7 +30,7 @@ from qforge_sdk.db.snapshot import tenant_of
 from qforge_sdk.errors import ExportMismatch
 from qforge_sdk.parquet.content import Content, content_of
 from qforge_sdk.parquet.manifest import Manifest, TableEntry, check_files, read_manifest
-from qforge_sdk.parquet.progress import progress_bar
+from qforge_sdk.progress import progress_bar
 
 _BATCH_ROWS: Final = 32_768
 
