@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PICTURE_SIZE: Final = (220, 150)
 """Width and height of a structure, pixels."""
 
+SMALL_SIZE: Final = (130, 90)
+"""Width and height of a structure among many, pixels."""
+
 SHOWN_ROWS: Final = 50
 """Rows of a DataFrame that are shown when nobody asks for more."""
 
@@ -32,6 +35,7 @@ _LONGEST_CELL: Final = 200
 _NOTHING: Final = "\N{EN DASH}"
 _VOID: Final = frozenset({"br", "hr", "img"})
 _LEFT: Final = "text-align:left"
+_RIGHT: Final = "text-align:right"
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -118,8 +122,25 @@ def table(facts: Mapping[str, object], *, caption: object = "") -> Html:
     Html
         A table.
     """
-    lines = (element("tr", element("th", name, style=_LEFT), _cell(value)) for name, value in facts.items())
-    return element("table", *_caption(caption), element("tbody", *lines))
+    return _names_and(map(_cell, facts.values()), facts, caption)
+
+
+def counts_table(counts: Mapping[str, int], *, caption: object = "") -> Html:
+    """How many of each, one line each.
+
+    Parameters
+    ----------
+    counts
+        Name to number.
+    caption
+        What it is about.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    return _names_and((element("td", f"{n:,}", style=_RIGHT) for n in counts.values()), counts, caption)
 
 
 def frame_table(
@@ -305,6 +326,24 @@ class StructureTable:
         )
 
 
+def frame_with_structures(df: pd.DataFrame) -> Html:
+    """All rows of a DataFrame, with small structures where it has a column ``smiles``.
+
+    Parameters
+    ----------
+    df
+        What to show, a page of rows.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    if "smiles" not in df.columns:
+        return frame_table(df, rows=len(df))
+    return Html(structures(df, rows=len(df), size=SMALL_SIZE)._repr_html_())
+
+
 def structures(
     df: pd.DataFrame,
     smiles_column: Any = "smiles",
@@ -426,10 +465,15 @@ def _caption(caption: object) -> tuple[Html, ...]:
     return (element("caption", caption, style=_LEFT),) if caption else ()
 
 
+def _names_and(cells: Iterable[Html], names: Iterable[str], caption: object) -> Html:
+    lines = (element("tr", element("th", name, style=_LEFT), cell) for name, cell in zip(names, cells, strict=True))
+    return element("table", *_caption(caption), element("tbody", *lines))
+
+
 def _cell(value: Any) -> Html:
     if isinstance(value, bool) or not isinstance(value, Real) or _is_missing(value):
         return element("td", _shown(value), style=_LEFT)
-    return element("td", _number(value), style="text-align:right")
+    return element("td", _number(value), style=_RIGHT)
 
 
 def _number(value: Real) -> str:
