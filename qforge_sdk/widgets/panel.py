@@ -106,6 +106,12 @@ class Pager(ipw.HBox):  # type: ignore[misc]
         self.next.disabled = page.next is None
         self.where.value = self._words(page)
 
+    def clear(self) -> None:
+        """Show no page."""
+        self._page, self._start = None, 0
+        self.first.disabled = self.previous.disabled = self.next.disabled = True
+        self.where.value = ""
+
     @property
     def _shown(self) -> Page:
         assert self._page is not None
@@ -116,7 +122,7 @@ class Pager(ipw.HBox):  # type: ignore[misc]
             return f"no {self._unit}"
         first, last = self._start + 1, self._start + len(page.frame)
         total = "" if page.count is None else f" of {'' if page.is_exact else 'at least '}{page.count:,}"
-        return f"{first:,} to {last:,}{total} {self._unit}"
+        return f"{first:,}{f' to {last:,}' if last > first else ''}{total} {self._unit}"
 
     def _button(self, icon: str, tooltip: str, way: Callable[[], dict[str, Any]]) -> ipw.Button:
         button = ipw.Button(icon=icon, tooltip=tooltip, disabled=True, layout=ipw.Layout(width="40px"))
