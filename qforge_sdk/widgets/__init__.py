@@ -10,6 +10,7 @@ from qforge_sdk.widgets.sources import Sources
 
 if TYPE_CHECKING:
     from qforge_sdk.widgets.molecules import MoleculeGrid
+    from qforge_sdk.widgets.stats import StatsPanel
 
 __all__ = ["Sources", "Widgets"]
 
@@ -60,3 +61,17 @@ class Widgets:
         from qforge_sdk.widgets.molecules import MoleculeGrid
 
         return MoleculeGrid(self._sources, page_size=page_size)
+
+    def stats(self) -> StatsPanel:
+        """Totals, calculations per day, and histograms of the gap and the energy by method.
+
+        The server counts; no row is fetched. A click on a method in the legend hides it in all charts.
+
+        Returns
+        -------
+        StatsPanel
+            A tenant's own and public rows; all that a service reads.
+        """
+        from qforge_sdk.widgets.stats import StatsPanel
+
+        return StatsPanel(self._sources)

@@ -43,6 +43,7 @@ EMPTY: Final = (
 _PICTURE: Final = (240, 180)
 _MOST_KEYS: Final = 1_000
 _STEPS: Final = 400
+_LEAST_STEPS: Final = {"total_charge": 1.0}
 _LONGEST_WORD: Final = 80
 _CHARGE: Final = re.compile(r"(\+|-)(\d*)$")
 _ONLY_IN_SMILES: Final = re.compile(r"[=#()\[\]@/\\]|\d$")
@@ -173,14 +174,8 @@ def scales(calculations: Calculations) -> dict[str, Scale | None]:
     """Scales of the sliders from what is stored; None for a column without numbers."""
     limits = calculations.limits(*QUANTITIES_SHOWN)
     return {
-        name: None
-        if math.isnan(limits.loc[name, "low"])
-        else Scale.around(
-            float(limits.loc[name, "low"]),
-            float(limits.loc[name, "high"]),
-            least=1.0 if name == "total_charge" else 0.0,
-        )
-        for name in QUANTITIES_SHOWN
+        name: None if is_missing(low) else Scale.around(low, high, least=_LEAST_STEPS.get(name, 0.0))
+        for name, low, high in zip(QUANTITIES_SHOWN, limits["low"].tolist(), limits["high"].tolist(), strict=True)
     }
 
 
@@ -252,7 +247,8 @@ def turn(molecules: Molecules, view: View, reading: Reading, way: Mapping[str, s
     way
         ``after`` or ``before`` of :meth:`Molecules.page`, none for the first page.
     """
-    return molecules.page(order_by=view.order, limit=view.size, **way, **reading.filters, **view.ranges)
+    wanted: dict[str, Any] = {**way, **reading.filters, **view.ranges}
+    return molecules.page(order_by=view.order, limit=view.size, **wanted)
 
 
 def nothing(view: View) -> str:
@@ -262,7 +258,7 @@ def nothing(view: View) -> str:
 
 def cards(frame: pd.DataFrame) -> list[Card]:
     """Cards of the molecules of a page."""
-    return [_card(row) for row in frame.to_dict("records")]
+    return [_card({str(name): value for name, value in row.items()}) for row in frame.to_dict("records")]
 
 
 def picked_frame(molecules: Molecules, keys: Sequence[int]) -> pd.DataFrame:

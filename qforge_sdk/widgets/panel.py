@@ -15,6 +15,7 @@ from qforge_sdk.schemas import Page
 from qforge_sdk.widgets.elements import Notice
 
 _LOGGER: Final = logging.getLogger(__name__)
+_LONGEST_ERROR: Final = 500
 
 
 class Panel(ipw.VBox):  # type: ignore[misc]
@@ -57,7 +58,7 @@ class Panel(ipw.VBox):  # type: ignore[misc]
                 self.notice.say(str(error), is_error=True)
             except Exception as error:
                 _LOGGER.exception("%s", type(self).__name__)
-                self.notice.say(f"{type(error).__name__}: {error}", is_error=True)
+                self.notice.say(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], is_error=True)
             else:
                 if self.notice.is_error:
                     self.notice.say("")
