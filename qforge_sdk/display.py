@@ -53,6 +53,24 @@ def text(value: object) -> Html:
     return value if isinstance(value, Html) else Html(escape(str(value)))
 
 
+def chart_text(value: object, *, length: int = 60) -> Html:
+    """A value as a plotly chart shows it, which takes ``<b>`` and ``&lt;`` for markup as a page does.
+
+    Parameters
+    ----------
+    value
+        Escaped, unless it is Html.
+    length
+        Characters of the longest text that is shown whole.
+
+    Returns
+    -------
+    Html
+        For names, titles and hover texts. Quotes stay as they are: plotly does not know how they are escaped.
+    """
+    return value if isinstance(value, Html) else Html(escape(_plain(_shortened(str(value), length)), quote=False))
+
+
 def together(*parts: object) -> Html:
     """Parts one after the other, text among them escaped."""
     return Html("".join(map(text, parts)))
