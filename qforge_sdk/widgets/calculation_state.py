@@ -13,7 +13,7 @@ import pandas as pd
 from qforge_sdk.display import structure_uri
 from qforge_sdk.quantities import QUANTITIES
 from qforge_sdk.widgets.elements import Column, Fact, Row
-from qforge_sdk.widgets.numbers import heading, label, measure, moment, number, words
+from qforge_sdk.widgets.numbers import heading, label, measured, moment, number, words
 from qforge_sdk.widgets.sources import Sources
 
 POSITION: Final = ["position_x", "position_y", "position_z"]
@@ -124,13 +124,13 @@ def facts_of(result: Result) -> list[Fact]:
         Fact("calculation", f"{facts['id']} of molecule {facts['molecule_id']}"),
         Fact("formula", words(facts["formula"])),
         Fact("method", method),
-        Fact("status", status.replace("_", " "), _TONES.get(status, "")),
-        *(Fact(label(name), measure(name, facts[name])) for name in _NUMBERS),
+        Fact("status", status.replace("_", " "), tone=_TONES.get(status, "")),
+        *(Fact(label(name), measured(name, facts[name])) for name in _NUMBERS),
         Fact("geometry", "optimised" if facts["optimized"] else "as given"),
         Fact("stored", f"{moment(facts['created_at'])} UTC"),
         Fact("SMILES", _shortened(words(facts["smiles"]))),
     ]
-    return shown if result.error is None else [*shown, Fact("error", result.error, "bad")]
+    return shown if result.error is None else [*shown, Fact("error", result.error, tone="bad")]
 
 
 def image_of(result: Result) -> str:

@@ -17,7 +17,7 @@ from qforge_sdk.fields import CALCULATIONS
 from qforge_sdk.query import Query
 from qforge_sdk.schemas import Page
 from qforge_sdk.widgets.elements import Column, Fact, Row
-from qforge_sdk.widgets.numbers import heading, label, measure, number, words
+from qforge_sdk.widgets.numbers import heading, label, measured, number, words
 from qforge_sdk.widgets.sources import Sources
 
 #: Calculations that are drawn one by one.
@@ -444,7 +444,7 @@ def read_portrait(sources: Sources, key: int) -> Portrait:
     facts = [
         Fact("calculation", str(key)),
         Fact("formula", words(row["formula"])),
-        *(Fact(label(name), measure(name, row[name])) for name in ("energy", "gap", "dipole", "total_charge")),
+        *(Fact(label(name), measured(name, row[name])) for name in ("energy", "gap", "dipole", "total_charge")),
         Fact("method", str(row["method"])),
         Fact("status", str(row["convergence_status"]).replace("_", " ")),
     ]

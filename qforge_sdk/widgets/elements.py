@@ -80,20 +80,23 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What there is to say of one thing.
+    """A number that stands for itself.
 
     Parameters
     ----------
     label
-        What is said, such as ``gap``.
-    text
-        Its value, with its unit.
+        What it is.
+    value
+        As it is shown, with its unit.
+    hint
+        Shown when the pointer rests on it.
     tone
         good, bad, busy, quiet, or empty for none.
     """
 
     label: str
-    text: str
+    value: str
+    hint: str = ""
     tone: str = ""
 
 
@@ -179,3 +182,14 @@ class Details(anywidget.AnyWidget):  # type: ignore[misc]
         with self.hold_sync():
             self.title, self.image, self.alt = title, image, alt
             self.facts = [asdict(fact) for fact in facts]
+
+
+class Facts(anywidget.AnyWidget):  # type: ignore[misc]
+    """Numbers in a row."""
+
+    _esm = _STATIC / "facts.js"
+    facts = traitlets.List().tag(sync=True)
+
+    def show(self, facts: Sequence[Fact]) -> None:
+        """Show these instead of those that are there."""
+        self.facts = [asdict(fact) for fact in facts]

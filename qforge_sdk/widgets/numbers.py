@@ -1,42 +1,58 @@
-"""Numbers as a chemist reads them: headings with units, no more digits than they have."""
+"""How numbers are written in widgets: as many digits as mean something, with their unit."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
-
-import pandas as pd
 
 from qforge_sdk.quantities import QUANTITIES
 
 NOTHING: Final = "\N{EN DASH}"
-
-_LABELS: Final = {
-    "homo": "HOMO",
-    "lumo": "LUMO",
-    "total_charge": "charge",
-    "partial_charge": "charge",
-    "execution_time_seconds": "time",
-    "convergence_status": "status",
-    "unpaired_electrons": "unpaired electrons",
-    "fingerprint_popcount": "fingerprint bits",
-    "position_x": "x",
-    "position_y": "y",
-    "position_z": "z",
-    "created_at": "stored",
-}
 _DECIMALS: Final = {
-    "energy": 6,
-    "homo": 3,
-    "lumo": 3,
-    "gap": 3,
-    "dipole": 3,
-    "execution_time_seconds": 2,
-    "partial_charge": 4,
-    "position_x": 4,
-    "position_y": 4,
-    "position_z": 4,
-    "force_norm": 5,
+    **{"energy": 4, "homo": 3, "lumo": 3, "gap": 3, "dipole": 2, "total_charge": 0, "unpaired_electrons": 0},
+    **{"execution_time_seconds": 2, "partial_charge": 4, "force_norm": 5},
+    **dict.fromkeys(("position_x", "position_y", "position_z"), 4),
 }
+_LABELS: Final = {
+    **{"partial_charge": "charge", "position_x": "x", "position_y": "y", "position_z": "z"},
+    **{"execution_time_seconds": "time", "convergence_status": "status"},
+}
+_LARGEST: Final = 1e9
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is None, NA or not a number."""
+    return value is None or value != value or str(value) == "<NA>"  # noqa: PLR0124
+
+
+def number(name: str, value: Any) -> str:
+    """A quantity without its unit.
+
+    Parameters
+    ----------
+    name
+        Its column, which decides on the decimals.
+    value
+        In the unit of :data:`qforge_sdk.quantities.QUANTITIES`; None, NA and NaN become a dash.
+
+    Returns
+    -------
+    str
+        With thousands separators and a true minus sign, in powers of ten where it is huge.
+    """
+    if is_missing(value):
+        return NOTHING
+    decimals = _DECIMALS.get(name, 3)
+    is_readable = math.isfinite(value) and abs(value) < _LARGEST
+    written = f"{value:,.{decimals}f}" if is_readable else f"{value:.4g}"
+    return written.replace("-", "\N{MINUS SIGN}")
+
+
+def measured(name: str, value: Any) -> str:
+    """The same with its unit, such as ``9.100 eV``."""
+    unit = QUANTITIES[name].unit if name in QUANTITIES else ""
+    written = number(name, value)
+    return written if written == NOTHING else f"{written} {unit}".strip()
 
 
 def label(name: str) -> str:
@@ -45,39 +61,15 @@ def label(name: str) -> str:
 
 
 def heading(name: str) -> str:
-    """The same, with its unit where it has one."""
+    """Name of a column with its unit, such as ``gap (eV)``."""
     return f"{label(name)} ({QUANTITIES[name].unit})" if name in QUANTITIES else label(name)
 
 
-def number(name: str, value: Any) -> str:
-    """A value of a column, without its unit.
-
-    Parameters
-    ----------
-    name
-        The column.
-    value
-        As a frame holds it; null is shown as a dash.
-    """
-    if pd.isna(value):
-        return NOTHING
-    if name == "total_charge":
-        return f"{value:+g}" if value else "0"
-    digits = _DECIMALS.get(name)
-    return f"{value:,}" if digits is None else f"{value:,.{digits}f}"
-
-
-def measure(name: str, value: Any) -> str:
-    """A value of a column with its unit."""
-    text = number(name, value)
-    return text if text == NOTHING or name not in QUANTITIES else f"{text} {QUANTITIES[name].unit}"
-
-
 def words(value: Any) -> str:
-    """Text of a column, a dash for null."""
-    return NOTHING if pd.isna(value) else str(value)
+    """Text of a column, a dash where there is none."""
+    return NOTHING if is_missing(value) else str(value)
 
 
 def moment(value: Any) -> str:
     """A time, to the second."""
-    return NOTHING if pd.isna(value) else f"{value:%Y-%m-%d %H:%M:%S}"
+    return NOTHING if is_missing(value) else f"{value:%Y-%m-%d %H:%M:%S}"

@@ -10,10 +10,12 @@ function element(name, className, text) {
 }
 
 function drawFacts(facts) {
-  const made = element("dl", "qf-facts");
-  for (const { label, text, tone } of facts) {
-    const long = text.length > LONG ? "qf-long" : "";
-    made.append(element("dt", long, label), element("dd", `${long} ${tone ? `qf-text-${tone}` : ""}`.trim(), text));
+  const made = element("dl", "qf-details-facts");
+  for (const { label, value, hint, tone } of facts) {
+    const long = value.length > LONG ? "qf-long" : "";
+    const shown = element("dd", `${long} ${tone ? `qf-text-${tone}` : ""}`.trim(), value);
+    if (hint) shown.title = hint;
+    made.append(element("dt", long, label), shown);
   }
   return made;
 }
