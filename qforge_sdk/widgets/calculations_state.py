@@ -11,21 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qforge_sdk.display import structure_uri
-from qforge_sdk.errors import InvalidInput, NotFound
+from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import CALCULATIONS
 from qforge_sdk.query import Query
 from qforge_sdk.schemas import Page
-from qforge_sdk.widgets.elements import Column, Fact, Row
-from qforge_sdk.widgets.numbers import heading, label, measured, number, words
+from qforge_sdk.widgets.numbers import label, number
 from qforge_sdk.widgets.sources import Sources
 
 #: Calculations that are drawn one by one.
 MOST_POINTS: Final = 20_000
 #: Calculations that ``selected`` reads.
 MOST_SELECTED: Final = 100_000
-#: Rows of a page of the table.
-PAGE_ROWS: Final = 10
 QUANTITIES_SHOWN: Final = [
     name for name, field in CALCULATIONS.fields.items() if field.default and field.kind in {"float64", "int64"}
 ]
@@ -37,7 +33,6 @@ _LEAST_SAMPLED: Final = 5_000
 _MOST_GROUPS: Final = 8
 _OTHERS: Final = "others"
 _NUMBER: Final = re.compile(r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?")
-_IMAGE_SIZE: Final = (260, 190)
 
 Array = NDArray[np.float64]
 Range = tuple[float, float]
@@ -276,10 +271,11 @@ def typed_box(texts: Sequence[str], choice: Choice, drawing: Points | Density) -
     """
     ends = _extent(drawing)
     numbers = [end if not text.strip() else _typed(text) for text, end in zip(texts, ends, strict=True)]
-    for name, low, high in ((choice.x, *numbers[:2]), (choice.y, *numbers[2:])):
+    box = Box((numbers[0], numbers[1]), (numbers[2], numbers[3]))
+    for name, (low, high) in ((choice.x, box.x), (choice.y, box.y)):
         if low > high:
             raise InvalidInput(f"{label(name)}: the range from {low:g} to {high:g} is upside down", field=name)
-    return Box((numbers[0], numbers[1]), (numbers[2], numbers[3]))
+    return box
 
 
 def _typed(text: str) -> float:
@@ -359,104 +355,12 @@ def statuses_of(sources: Sources) -> list[str]:
     return sorted(sources.calculations.per_day(by="convergence_status")["convergence_status"].unique())
 
 
-def table_columns(choice: Choice) -> list[Column]:
-    """Columns of the table: those of the axes among them."""
-    numbers = dict.fromkeys((choice.x, choice.y, "gap", "energy", "dipole"))
-    return [
-        Column("id", "calculation", is_number=True, can_sort=True),
-        Column("name", "molecule"),
-        Column("formula", "formula"),
-        *(Column(name, heading(name), is_number=True, can_sort=True) for name in numbers),
-        Column("method", "method", can_sort=True),
-        Column("convergence_status", "status", can_sort=True),
-    ]
-
-
-def read_page(
-    sources: Sources, choice: Choice, filters: Mapping[str, Any], sort: str, way: Mapping[str, str]
-) -> Page:
-    """One page of the table.
-
-    Raises
-    ------
-    QForgeError
-        What the server reported.
-    """
-    columns = [column.name for column in table_columns(choice)]
-    return sources.calculations.page(
-        order_by=sort or None, limit=PAGE_ROWS, columns=columns, **{str(name): way[name] for name in way}, **filters
-    )
-
-
-def table_rows(page: Page, choice: Choice) -> list[Row]:
-    """Its lines."""
-    columns = table_columns(choice)
-    return [
-        Row(int(row["id"]), [_cell(column, row[column.name]) for column in columns])
-        for _, row in page.frame.iterrows()
-    ]
-
-
-def _cell(column: Column, value: Any) -> Any:
-    if column.name == "id":
-        return str(value)
-    if column.is_number:
-        return number(column.name, value)
-    if column.name == "convergence_status":
-        return {"text": str(value).replace("_", " "), "tone": "good" if value == "converged" else "bad"}
-    text = words(value)
-    return {"text": text, "title": text} if column.name == "name" else text
-
-
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """A calculation as the box beside the chart shows it.
-
-    Parameters
-    ----------
-    title
-        Name of the molecule, or its formula.
-    facts
-        Its numbers.
-    image
-        Its structure, a data URI.
-    """
-
-    title: str
-    facts: tuple[Fact, ...]
-    image: str
-
-
-def read_portrait(sources: Sources, key: int) -> Portrait:
-    """Read one calculation with its structure.
-
-    Raises
-    ------
-    NotFound
-        It was deleted meanwhile.
-    """
-    frame = sources.calculations.query(id=key)
-    if frame.empty:
-        raise NotFound(f"calculation {key} is no longer there", entity="calculations", key=key)
-    row = frame.iloc[0]
-    smiles, formula = (None if pd.isna(row[name]) else row[name] for name in ("smiles", "formula"))
-    title = str(formula) if pd.isna(row["name"]) else str(row["name"])
-    facts = [
-        Fact("calculation", str(key)),
-        Fact("formula", words(row["formula"])),
-        *(Fact(label(name), measured(name, row[name])) for name in ("energy", "gap", "dipole", "total_charge")),
-        Fact("method", str(row["method"])),
-        Fact("status", str(row["convergence_status"]).replace("_", " ")),
-    ]
-    return Portrait(title, tuple(facts), structure_uri(smiles, size=_IMAGE_SIZE, formula=formula))
-
-
 def read_places(sources: Sources, choice: Choice, keys: Sequence[int]) -> tuple[Array, Array]:
     """Where some calculations lie in the chart; those without a place are left out."""
     if not keys:
         return np.empty(0), np.empty(0)
-    wanted = {choice.x: (None, None), choice.y: (None, None), "id": list(keys)}
-    frame = sources.calculations.query(columns=[choice.x, choice.y], **wanted)
+    placed: dict[str, Any] = {choice.x: (None, None), choice.y: (None, None)}
+    frame = sources.calculations.query(columns=[choice.x, choice.y], id=list(keys), **placed)
     return frame[choice.x].to_numpy(float), frame[choice.y].to_numpy(float)
 
 
@@ -473,8 +377,8 @@ def drawing_words(drawing: Points | Density, choice: Choice, page: Page) -> str:
     about = "" if drawing.sample is None else "about "
     color = " Colours need points." if choice.color else ""
     return (
-        f"A density of {about}{drawing.total:,} calculations by {place}{how}: more than {MOST_POINTS:,} are not drawn "
-        f"one by one. Zoom in, or draw a box, to see points.{color}"
+        f"A density of {about}{drawing.total:,} calculations by {place}{how}: more than {MOST_POINTS:,} are not "
+        f"drawn one by one. Zoom in, or draw a box, to see points.{color}"
     )
 
 

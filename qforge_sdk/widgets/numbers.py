@@ -8,14 +8,25 @@ from typing import Any, Final
 from qforge_sdk.quantities import QUANTITIES
 
 NOTHING: Final = "\N{EN DASH}"
+_POSITION: Final = ("position_x", "position_y", "position_z")
 _DECIMALS: Final = {
-    **{"energy": 4, "homo": 3, "lumo": 3, "gap": 3, "dipole": 2, "total_charge": 0, "unpaired_electrons": 0},
-    **{"execution_time_seconds": 2, "partial_charge": 4, "force_norm": 5},
-    **dict.fromkeys(("position_x", "position_y", "position_z"), 4),
+    "energy": 4,
+    "homo": 3,
+    "lumo": 3,
+    "gap": 3,
+    "dipole": 2,
+    "total_charge": 0,
+    "unpaired_electrons": 0,
+    "execution_time_seconds": 2,
+    "partial_charge": 4,
+    "force_norm": 5,
+    **dict.fromkeys(_POSITION, 4),
 }
 _LABELS: Final = {
-    **{"partial_charge": "charge", "position_x": "x", "position_y": "y", "position_z": "z"},
-    **{"execution_time_seconds": "time", "convergence_status": "status"},
+    "partial_charge": "charge",
+    "execution_time_seconds": "time",
+    "convergence_status": "status",
+    **dict(zip(_POSITION, "xyz", strict=True)),
 }
 _LARGEST: Final = 1e9
 
