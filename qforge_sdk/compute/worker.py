@@ -98,11 +98,12 @@ class Worker:
                 # Word of an earlier claim comes too late.
                 if self._relieved == self._token:
                     self._flush()
+        except QForgeError as exc:
+            # A ConnectionFailed is an OSError too.
+            self._say(Broken(exc))
         except (EOFError, OSError):
             # With whatever program it started.
             os.killpg(0, signal.SIGKILL)
-        except QForgeError as exc:
-            self._say(Broken(exc))
 
     def run(self) -> None:
         """Work until nothing can be claimed.
