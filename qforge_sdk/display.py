@@ -1,0 +1,533 @@
+"""Everything that a notebook shows: HTML is built and escaped here and nowhere else.
+
+Builders take text and return :class:`Html`. Text is escaped, Html is not, so that nothing which came from a database
+becomes markup. Pictures lie on a white rounded card of their own, readable on a light and on a dark page.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from html import escape
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Final
+
+from qforge_sdk.errors import InvalidInput, UnknownField
+from qforge_sdk.quantities import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PICTURE_SIZE: Final = (220, 150)
+"""Width and height of a structure, pixels."""
+
+MOST_DRAWN_ATOMS: Final = 250
+"""Heavy atoms of the largest structure that is drawn."""
+
+SHOWN_ROWS: Final = 50
+"""Rows of a DataFrame that are shown when nobody asks for more."""
+
+# More than a readable picture has. RDKit tries out double bonds in one system of aromatic rings: 23 rings of a torus
+# take it 20 ms, 29 take it minutes.
+_LONGEST_SMILES: Final = 2_000
+_MOST_RINGS: Final = 100
+_MOST_FUSED_RINGS: Final = 24
+_LONGEST_CELL: Final = 200
+_NOTHING: Final = "\N{EN DASH}"
+_VOID: Final = frozenset({"br", "hr", "img"})
+_LEFT: Final = "text-align:left"
+_NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# RDKit's comments, the names of its atoms and bonds, and what every SVG has by default: half of the text.
+_SURPLUS: Final = re.compile(
+    r"<\?xml.*?\?>|<!--.*?-->| class='[^']*'"
+    r"|fill-rule:evenodd;|stroke-line(?:cap:butt|join:miter);|;?stroke-opacity:1;?",
+    re.DOTALL,
+)
+
+
+class Html(str):
+    """Text that is HTML already and is put into a page as it is; a notebook shows it."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def text(value: object) -> Html:
+    """A value as a page shows it: escaped, unless it is Html."""
+    return value if isinstance(value, Html) else Html(escape(str(value)))
+
+
+def together(*parts: object) -> Html:
+    """Parts one after the other, text among them escaped."""
+    return Html("".join(map(text, parts)))
+
+
+def element(tag: str, /, *content: object, **attributes: object) -> Html:
+    """One element.
+
+    Parameters
+    ----------
+    tag
+        Its name, a constant of the caller.
+    *content
+        What is inside: Html as it is, everything else escaped.
+    **attributes
+        Values are escaped; a name may end in an underscore where Python needs it (``class_``), one that is None or
+        empty is left out.
+
+    Returns
+    -------
+    Html
+        The element with its content.
+    """
+    shown = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        for name, value in attributes.items()
+        if value not in (None, "")
+    )
+    if tag in _VOID:
+        return Html(f"<{tag}{shown}>")
+    return Html(f"<{tag}{shown}>{together(*content)}</{tag}>")
+
+
+def paragraph(*content: object) -> Html:
+    """A paragraph."""
+    return element("p", *content)
+
+
+def preformatted(content: object) -> Html:
+    """Text with its own lines and blanks, such as a program's."""
+    return element("pre", content)
+
+
+def details(summary: object, *content: object) -> Html:
+    """Content that opens with a click."""
+    return element("details", element("summary", summary), *content)
+
+
+def failure(exc: BaseException) -> Html:
+    """An error, for where a traceback would hide the page."""
+    name = element("b", type(exc).__name__)
+    return element("p", name, ": ", exc, style="color:#c62828", role="alert")
+
+
+def table(facts: Mapping[str, object], *, caption: object = "") -> Html:
+    """Names and values, one line each.
+
+    Parameters
+    ----------
+    facts
+        Name to value; None is shown as a dash, a mapping or list as JSON.
+    caption
+        What it is about.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    lines = (element("tr", element("th", name, style=_LEFT), _cell(value)) for name, value in facts.items())
+    return element("table", *_caption(caption), element("tbody", *lines))
+
+
+def frame_table(
+    df: pd.DataFrame, *, caption: object = "", rows: int = SHOWN_ROWS, first: Mapping[str, Sequence[object]] = {}
+) -> Html:
+    """The first rows of a DataFrame.
+
+    Parameters
+    ----------
+    df
+        What to show. A RangeIndex is left out, any other is shown.
+    caption
+        What it is about.
+    rows
+        How many rows at most; a line below tells of the others.
+    first
+        Columns to put before those of ``df``, a value for each row that is shown.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    import pandas as pd
+
+    head = df.iloc[:rows]
+    columns = [*first.values(), *(head.iloc[:, place].tolist() for place in range(head.shape[1]))]
+    names = [*first, *(_label(name) for name in df.columns)]
+    if not isinstance(df.index, pd.RangeIndex):
+        names.insert(0, _label(df.index.names if df.index.nlevels > 1 else df.index.name or ""))
+        columns.insert(0, [element("b", _label(key)) for key in head.index.tolist()])
+    heads = element("thead", element("tr", *(element("th", name, style=_LEFT) for name in names)))
+    lines = (element("tr", *map(_cell, line)) for line in zip(*columns, strict=True)) if columns else ()
+    whole = element("table", *_caption(caption), heads, element("tbody", *lines))
+    if len(df) <= rows:
+        return whole
+    return together(whole, paragraph(f"{len(head):,} of {len(df):,} rows"))
+
+
+def record(title: object, facts: Mapping[str, object], *, picture: Html | None = None) -> Html:
+    """One record: its structure, where there is one, beside a table of its fields.
+
+    Parameters
+    ----------
+    title
+        What it is.
+    facts
+        Name to value; those that are None or empty are left out.
+    picture
+        From :func:`structure`.
+
+    Returns
+    -------
+    Html
+        Both, side by side where the page is wide enough.
+    """
+    known = {name: value for name, value in facts.items() if value is not None and value not in ("", {}, [])}
+    shown = table(known, caption=title)
+    if picture is None:
+        return shown
+    return element("div", picture, shown, style="display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start")
+
+
+def structure_svg(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formula: object = None) -> Html:
+    """A structure as SVG on a white rounded card, transparent around it.
+
+    Without a SMILES, or where it cannot be read or has more than :data:`MOST_DRAWN_ATOMS` heavy atoms, the card holds
+    the formula and a word why; nothing is raised for what the SMILES is.
+
+    Parameters
+    ----------
+    smiles
+        In any spelling; None and NA mean that there is none.
+    size
+        Width and height, pixels.
+    formula
+        Shown where the structure cannot be.
+
+    Returns
+    -------
+    Html
+        An ``<svg>`` without XML header and without ids, so that many fit one page.
+
+    Raises
+    ------
+    InvalidInput
+        ``size`` is not two whole numbers from 20 to 4,000.
+    """
+    width, height = _checked(size)
+    drawn = _drawing(smiles, width, height)
+    inner = drawn if isinstance(drawn, Html) else _words(drawn, formula, width, height)
+    card = element("rect", x=1, y=1, width=width - 2, height=height - 2, rx=8, fill="#ffffff", stroke="#d0d0d0")
+    label = next((one for one in (smiles, formula) if not _is_missing(one)), "")
+    return element(
+        "svg",
+        card,
+        inner,
+        xmlns="http://www.w3.org/2000/svg",
+        width=width,
+        height=height,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=_plain(_shortened(str(label))),
+    )
+
+
+def structure_uri(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formula: object = None) -> str:
+    """A structure as ``data:image/svg+xml;base64,...``, for the ``src`` of an ``<img>``.
+
+    Parameters
+    ----------
+    smiles, size, formula
+        As for :func:`structure_svg`.
+
+    Returns
+    -------
+    str
+        It needs no escaping.
+
+    Raises
+    ------
+    InvalidInput
+        As for :func:`structure_svg`.
+    """
+    svg = structure_svg(smiles, size=size, formula=formula).encode("utf-8")
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+
+
+def structure(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formula: object = None) -> Html:
+    """A structure as an ``<img>``, which a notebook shows.
+
+    Parameters
+    ----------
+    smiles, size, formula
+        As for :func:`structure_svg`.
+
+    Returns
+    -------
+    Html
+        The picture inside it, the SMILES as its alternative text.
+
+    Raises
+    ------
+    InvalidInput
+        As for :func:`structure_svg`.
+    """
+    uri = structure_uri(smiles, size=size, formula=formula)
+    label = "no structure" if _is_missing(smiles) else _shortened(str(smiles))
+    return element(
+        "img", src=uri, alt=label, title=label, width=size[0], height=size[1], style="max-width:none;margin:0"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StructureTable:
+    """A DataFrame that a notebook shows with its structures; made by :func:`structures`.
+
+    Parameters
+    ----------
+    data
+        The DataFrame as it was given.
+    smiles_column
+        Where its SMILES are.
+    rows
+        How many rows are shown at most.
+    size
+        Width and height of a structure, pixels.
+    """
+
+    data: pd.DataFrame = field(repr=False)
+    smiles_column: Any = "smiles"
+    rows: int = SHOWN_ROWS
+    size: tuple[int, int] = PICTURE_SIZE
+
+    def _repr_html_(self) -> str:
+        head = self.data.iloc[: self.rows]
+        smiles, formulas = (_column(head, name) for name in (self.smiles_column, "formula"))
+        pictures = [structure(one, size=self.size, formula=two) for one, two in zip(smiles, formulas, strict=True)]
+        return frame_table(self.data, rows=self.rows, first={"structure": pictures})
+
+    def __repr__(self) -> str:
+        return (
+            f"StructureTable({len(self.data):,} rows, structures of {self.smiles_column!r}; .data is the DataFrame)"
+        )
+
+
+def structures(
+    df: pd.DataFrame,
+    smiles_column: Any = "smiles",
+    *,
+    rows: int = SHOWN_ROWS,
+    size: tuple[int, int] = PICTURE_SIZE,
+) -> StructureTable:
+    """A DataFrame with a picture of each structure beside its columns.
+
+    Parameters
+    ----------
+    df
+        Any DataFrame; it is not changed.
+    smiles_column
+        Its column of SMILES; of several with that name, the first. A row without one, or with one that cannot be
+        drawn, shows its ``formula``, where there is such a column.
+    rows
+        How many rows to show at most.
+    size
+        Width and height of a structure, pixels.
+
+    Returns
+    -------
+    StructureTable
+        What a notebook shows; its ``data`` is ``df``.
+
+    Raises
+    ------
+    UnknownField
+        There is no such column; the message names the nearest.
+    InvalidInput
+        ``df`` is no DataFrame, ``rows`` is no whole number from 0 on, or ``size`` is none of a picture.
+    """
+    import pandas as pd
+
+    if not isinstance(df, pd.DataFrame):
+        raise InvalidInput(
+            f"structures takes a DataFrame, not {type(df).__name__}; of a Query, call .df()", field="df"
+        )
+    names = df.columns.tolist()
+    if smiles_column not in names:
+        hint = did_you_mean(str(smiles_column), [str(name) for name in names])
+        raise UnknownField(f"the DataFrame has no column {smiles_column!r}{hint}", field="smiles_column")
+    if not _is_whole(rows) or rows < 0:
+        raise InvalidInput(f"rows must be a whole number, 0 or more, not {rows!r}", field="rows", value=rows)
+    return StructureTable(df, smiles_column, int(rows), _checked(size))
+
+
+def _checked(size: Any) -> tuple[int, int]:
+    if (
+        isinstance(size, tuple | list)
+        and len(size) == 2
+        and all(_is_whole(one) and 20 <= one <= 4_000 for one in size)
+    ):
+        return int(size[0]), int(size[1])
+    raise InvalidInput(
+        f"size is width and height in pixels, two whole numbers from 20 to 4,000, not {size!r}",
+        field="size",
+        value=size,
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _drawing(smiles: object, width: int, height: int) -> Html | str:
+    """What RDKit draws, or a word why it draws nothing."""
+    if _is_missing(smiles) or not str(smiles).strip():
+        return "no SMILES"
+    if not isinstance(smiles, str):
+        return "no SMILES text"
+    if len(smiles) > _LONGEST_SMILES:
+        return "too large to draw"
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    with rdBase.BlockLogs():
+        try:
+            molecule = _molecule(smiles)
+            if isinstance(molecule, str):
+                return molecule
+            drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
+            options: Any = drawer.drawOptions()
+            options.clearBackground = False
+            options.fixedBondLength = 30.0
+            options.padding = 0.08
+            rdMolDraw2D.PrepareAndDrawMolecule(drawer, molecule)
+        except (Chem.MolSanitizeException, ValueError, RuntimeError):
+            return "cannot be drawn"
+        drawer.FinishDrawing()
+    svg = _SURPLUS.sub("", drawer.GetDrawingText())
+    return Html(svg[svg.index(">") + 1 : svg.rindex("</svg>")].strip())
+
+
+def _molecule(smiles: str) -> Any:
+    """The molecule, or a word why there is none to draw."""
+    from rdkit import Chem
+
+    parser: Any = Chem.SmilesParserParams()
+    parser.allowCXSMILES = parser.parseName = parser.removeHs = parser.sanitize = False
+    # Counted before RDKit searches rings and double bonds, which can take it for ever.
+    raw: Any = Chem.MolFromSmiles(smiles, parser)
+    if raw is None:
+        return "not a SMILES"
+    if raw.GetNumHeavyAtoms() > MOST_DRAWN_ATOMS:
+        return f"{raw.GetNumHeavyAtoms():,} heavy atoms"
+    if raw.GetNumBonds() - raw.GetNumAtoms() >= _MOST_RINGS or _fused_rings(raw) > _MOST_FUSED_RINGS:
+        return "too many rings to draw"
+    molecule = Chem.RemoveHs(raw, sanitize=False)
+    Chem.SanitizeMol(molecule)
+    Chem.AssignStereochemistry(molecule, cleanIt=True)
+    return molecule if _fused_rings(molecule) <= _MOST_FUSED_RINGS else "too many rings to draw"
+
+
+def _fused_rings(molecule: Any) -> int:
+    """Rings of the largest system of aromatic bonds."""
+    from rdkit import Chem
+
+    aromatic = [bond.GetIdx() for bond in molecule.GetBonds() if bond.GetIsAromatic()]
+    if not aromatic:
+        return 0
+    systems: Any = Chem.GetMolFrags(Chem.PathToSubmol(molecule, aromatic), asMols=True, sanitizeFrags=False)
+    return max(one.GetNumBonds() - one.GetNumAtoms() + 1 for one in systems)
+
+
+def _words(reason: str, formula: object, width: int, height: int) -> Html:
+    """The formula, and below it why there is no structure."""
+    middle = {"x": width // 2, "text_anchor": "middle", "font_family": "sans-serif"}
+    if _is_missing(formula) or not str(formula).strip():
+        return element("text", reason, y=height // 2 + 5, font_size=13, fill="#666666", **middle)
+    name = _plain(_shortened(str(formula), 40))
+    # A sans-serif letter is about 0.6 of its size wide.
+    points = max(7, min(18, int(1.5 * width / max(len(name), 1))))
+    return together(
+        element("text", name, y=height // 2, font_size=points, fill="#222222", **middle),
+        element("text", reason, y=height // 2 + 20, font_size=12, fill="#666666", **middle),
+    )
+
+
+def _column(df: pd.DataFrame, name: Any) -> list[Any]:
+    """Values of the first column of that name, None for each row where there is no such column."""
+    names = df.columns.tolist()
+    return df.iloc[:, names.index(name)].tolist() if name in names else [None] * len(df)
+
+
+def _is_missing(value: object) -> bool:
+    import pandas as pd
+
+    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124
+
+
+def _plain(value: object) -> str:
+    """Text without what XML cannot hold, such as NUL and halves of surrogate pairs."""
+    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", str(value))
+
+
+def _shortened(value: str, length: int = _LONGEST_CELL) -> str:
+    return value if len(value) <= length else f"{value[: length - 1]}…"
+
+
+def _label(name: Any) -> str:
+    parts = name if isinstance(name, Iterable) and not isinstance(name, str | bytes) else (name,)
+    return ", ".join("" if part is None else str(part) for part in parts)
+
+
+def _caption(caption: object) -> tuple[Html, ...]:
+    return (element("caption", caption, style=_LEFT),) if caption else ()
+
+
+def _cell(value: Any) -> Html:
+    if isinstance(value, bool) or not isinstance(value, Real) or _is_missing(value):
+        return element("td", _shown(value), style=_LEFT)
+    return element("td", _number(value), style="text-align:right")
+
+
+def _number(value: Real) -> str:
+    """Whole numbers as they are, others with up to six decimals, or six digits where that would hide them."""
+    if isinstance(value, Integral):
+        return str(int(value))
+    number = float(value)
+    if number == 0 or 1e-3 <= abs(number) < 1e9:
+        return f"{number:.6f}".rstrip("0").rstrip(".")
+    return f"{number:.6g}"
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, Html):
+        return value
+    if _is_missing(value):
+        return _NOTHING
+    for kind, write in _WRITERS:
+        if isinstance(value, kind):
+            return _shortened(write(value))
+    return _shortened(str(value))
+
+
+def _time(value: Any) -> str:
+    return str(value.isoformat(sep=" ", timespec="seconds"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+_WRITERS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
+    (bool, lambda value: "yes" if value else "no"),
+    (datetime, _time),
+    ((dict, list, tuple), _json),
+    (bytes, bytes.hex),
+)
