@@ -53,6 +53,7 @@ class Context:
         QForgeError
             What the server reported.
         """
+        self.reader.require_open()
         with translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -65,6 +66,7 @@ class Context:
         QForgeError
             What the server reported.
         """
+        self.reader.require_open()
         with translated(), self.engine.begin() as connection:
             yield connection
 
