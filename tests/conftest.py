@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.fixtures.pooler",
     "tests.fixtures.bulk",
     "tests.fixtures.xtb_runs",
+    "tests.fixtures.lab",
 ]
 
 # Machines are shared and slow at times: a time limit would find nothing but that.
