@@ -293,7 +293,8 @@ class Batches(Paged):
         workers
             Processes on this machine, None for one a processor; or a ``distributed.Client``: its cluster works then.
         timeout
-            Wall time that one item may take, s, its geometry included; None for no end.
+            Wall time that one item may take, s, its geometry included; None for no end. Items that another program
+            set to ``processing`` are left to it for as long.
         max_retries
             How often an item is tried again after its worker died.
         optimize

@@ -115,7 +115,9 @@ class Cluster:
 
     def _step(self) -> bool:
         self._collect()
-        found = self._link.run(lambda connection: outlook(connection, self._job.work, limit=self._slots()))
+        found = self._link.run(
+            lambda connection: outlook(connection, self._job.work, limit=self._slots(), timeout=self._job.timeout)
+        )
         self._look(found)
         for _ in range(min(found.claimable, self._slots() - len(self._tasks))):
             self._tasks.append(

@@ -107,6 +107,7 @@ def claim_items(
         limit=limit,
         lease_seconds=job.lease_seconds,
         max_retries=job.max_retries,
+        timeout=job.timeout,
         after=after,
     )
     if got.began is not None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine as DatabaseEngine
 from tqdm.auto import tqdm
@@ -23,6 +23,9 @@ from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.db.work import Outlook, Work
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.schemas import BatchReport
+
+# Thirty years; longer ones are beyond the clocks of processes and of PostgreSQL.
+_LONGEST_SECONDS: Final = 1_000_000_000
 
 
 def make_job(
@@ -77,8 +80,12 @@ def make_job(
     for name, limit in (
         ("timeout", timeout), ("lease_seconds", lease_seconds), ("reconnect_seconds", reconnect_seconds)
     ):  # fmt: skip
-        if limit is not None and not limit > 0:
-            raise InvalidInput(f"{name} is a number of seconds above 0, not {limit!r}", field=name, value=limit)
+        if limit is not None and not 0 < limit <= _LONGEST_SECONDS:
+            raise InvalidInput(
+                f"{name} is a number of seconds above 0, at most {_LONGEST_SECONDS:,}, not {limit!r}",
+                field=name,
+                value=limit,
+            )
     parameters = read_parameters(given)
     return Job(
         url=database.url,

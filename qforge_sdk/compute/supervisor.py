@@ -165,7 +165,9 @@ class Supervisor:
         free = self._workers - len(self._processes)
         if not free and self._look is None:
             return True
-        found = self._link.run(lambda connection: outlook(connection, self._job.work, limit=max(free, 1)))
+        found = self._link.run(
+            lambda connection: outlook(connection, self._job.work, limit=max(free, 1), timeout=self._job.timeout)
+        )
         if self._look is not None:
             self._look(found)
         for _ in range(min(free, found.claimable)):

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +19,7 @@ from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.chem.run_folder import Run, read_run
 from qforge_sdk.compute.check import DEFAULTS, check_molecule, check_parameters, check_positive, hydrogen
 from qforge_sdk.compute.engine import Parameters
+from qforge_sdk.compute.scratch import scratch_folder
 from qforge_sdk.config import Settings
 from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidInput
 from qforge_sdk.quantities import BOHR_IN_ANGSTROM, did_you_mean
@@ -151,8 +151,8 @@ class XtbEngine:
             level=self.level,
             max_steps=self.max_steps,
         )
-        with tempfile.TemporaryDirectory(prefix="qforge-xtb-") as folder:
-            run = _Folder(Path(folder))
+        with scratch_folder() as (folder, lock):
+            run = _Folder(folder, lock)
             name, text = input_file(geometry, parameters.method)
             (run.path / name).write_text(text, encoding="utf-8")
             run.execute([program, *arguments], timeout)
@@ -259,8 +259,9 @@ def _input_name(method: str) -> str:
 class _Folder:
     """The folder of one run."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lock: int) -> None:
         self.path = path
+        self._lock = lock
 
     def execute(self, command: list[str], timeout: float | None) -> None:
         environment = os.environ | _ONE_THREAD | {"XTBPATH": _parameter_path(Path(command[0]))}
@@ -272,6 +273,7 @@ class _Folder:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=errors,
+                pass_fds=[self._lock],
                 start_new_session=True,
             )
             try:

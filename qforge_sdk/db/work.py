@@ -95,7 +95,11 @@ class Claim:
 
 # A claim or a renewal that a crash of the server undoes costs some time and nothing else.
 _UNHURRIED: Final = "SET LOCAL synchronous_commit = off"
-_FREE: Final = "(i.status = 'pending' OR i.lease_expires_at < clock_timestamp())"
+# What a program without leases set to processing is free when no item may take that long; NULL is never.
+_FREE: Final = (
+    "(i.status = 'pending' OR i.lease_expires_at < clock_timestamp() OR (i.lease_expires_at IS NULL "
+    "AND i.updated_at < clock_timestamp() - make_interval(secs => CAST(:timeout AS float8))))"
+)
 _HELD: Final = "i.status = 'processing' AND i.lease_expires_at >= clock_timestamp()"
 _PICK: Final = (
     "SELECT i.id, i.status = 'processing' AS expired, i.retry_count {queue} LIMIT :limit FOR UPDATE SKIP LOCKED"
@@ -121,9 +125,10 @@ def claim(
     limit: int,
     lease_seconds: float,
     max_retries: int,
+    timeout: float | None = None,
     after: int = 0,
 ) -> Claim:
-    """Take some items: those that wait, and those whose lease ran out.
+    """Take some items: those that wait, those whose lease ran out, those that were begun without one and forgotten.
 
     An item that was claimed before is claimed alone, so that one which ends every process takes no others with it.
 
@@ -143,6 +148,9 @@ def claim(
         How long they are held unless the lease is renewed.
     max_retries
         How often an item may be claimed again.
+    timeout
+        What one item may take, s: one that is in ``processing`` without a lease, and was not changed for that long,
+        is nobody's any more. None leaves those to whoever set them so.
     after
         Only items behind this key: a worker that goes on where it was need not pass over what has ended.
 
@@ -157,7 +165,7 @@ def claim(
         What the server reported.
     """
     connection.execute(text(_UNHURRIED))
-    values = {**work.values, "after": after, "limit": min(limit, MOST_AT_ONCE)}
+    values = {**work.values, "after": after, "limit": min(limit, MOST_AT_ONCE), "timeout": timeout}
     queue = work.queue.format(condition=f"i.id > :after AND {_FREE}")
     picked = connection.execute(text(_PICK.format(queue=queue)), values).all()
     tired = [row.id for row in picked if row.expired and row.retry_count >= max_retries]
@@ -303,7 +311,7 @@ class Outlook(NamedTuple):
     failed: int
 
 
-def outlook(connection: Connection, work: Work, *, limit: int) -> Outlook:
+def outlook(connection: Connection, work: Work, *, limit: int, timeout: float | None = None) -> Outlook:
     """What is left of a batch.
 
     Parameters
@@ -314,11 +322,13 @@ def outlook(connection: Connection, work: Work, *, limit: int) -> Outlook:
         The batch.
     limit
         How far to count.
+    timeout
+        As for :func:`claim`.
 
     Returns
     -------
     Outlook
-        Items in ``processing`` without a lease are some other program's: neither claimable nor leased.
+        Items that some other program works on, without a lease, are neither claimable nor leased.
 
     Raises
     ------
@@ -335,14 +345,14 @@ def outlook(connection: Connection, work: Work, *, limit: int) -> Outlook:
     if row is None:
         raise NotFound(f"batch_jobs has no row {work.batch_id} any more", entity="batch_jobs", key=work.batch_id)
     waiting, ended, total, failed = row
-    claimable, leased = _waiting(connection, work, limit) if waiting else (0, False)
+    claimable, leased = _waiting(connection, work, limit, timeout) if waiting else (0, False)
     return Outlook(claimable, leased, ended, total, failed)
 
 
-def _waiting(connection: Connection, work: Work, limit: int) -> tuple[int, bool]:
+def _waiting(connection: Connection, work: Work, limit: int, timeout: float | None) -> tuple[int, bool]:
     def count(condition: str, limit: int) -> int:
         few = f"SELECT count(*) FROM (SELECT {work.queue.format(condition=condition)} LIMIT :limit) AS few"
-        return int(connection.execute(text(few), {**work.values, "limit": limit}).scalar_one())
+        return int(connection.execute(text(few), {**work.values, "limit": limit, "timeout": timeout}).scalar_one())
 
     claimable = count(_FREE, limit)
     # A million items may wait behind the first that somebody holds.

@@ -262,6 +262,7 @@ def test_what_no_item_could_be_computed_with_is_refused_and_leaves_them_waiting(
         ({"max_retries": -1}, "max_retries is a whole number from 0 on"),
         ({"n_conformers": 0}, "n_conformers is a whole number from 1 on"),
         ({"lease_seconds": float("nan")}, "lease_seconds"),
+        ({"timeout": float("inf")}, "at most 1,000,000,000, not inf"),
     ],
 )
 def test_a_wrong_argument_says_what_to_give(client: Client, options: dict[str, Any], words: str) -> None:

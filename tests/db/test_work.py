@@ -54,9 +54,11 @@ def new_batch(engine: Engine, items: int, owner: uuid.UUID | None = None) -> Wor
         return Work(key, owner)
 
 
-def job_of(engine: Engine, work: Work, *, max_retries: int = 2, lease: float = 60.0) -> Job:
+def job_of(
+    engine: Engine, work: Work, *, max_retries: int = 2, lease: float = 60.0, timeout: float | None = None
+) -> Job:
     return Job(
-        engine.url, Scope(), work, TbliteEngine(), Parameters(), seed=1, n_conformers=1, timeout=None,
+        engine.url, Scope(), work, TbliteEngine(), Parameters(), seed=1, n_conformers=1, timeout=timeout,
         max_retries=max_retries, lease_seconds=lease, reconnect_seconds=10.0,
     )  # fmt: skip
 
@@ -233,8 +235,8 @@ def test_an_item_out_of_retries_fails_and_takes_no_other_with_it(engine: Engine)
         )
 
 
-def test_an_item_that_another_program_works_on_is_not_claimed(engine: Engine) -> None:
-    work = new_batch(engine, 2)
+def set_to_processing(engine: Engine, work: Work) -> None:
+    """As a program does that knows no lease: the first item of a batch."""
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -243,14 +245,36 @@ def test_an_item_that_another_program_works_on_is_not_claimed(engine: Engine) ->
             ),
             {"b": work.batch_id},
         )
-    job = job_of(engine, work)
+
+
+def test_an_item_that_another_program_works_on_is_not_claimed(engine: Engine) -> None:
+    work = new_batch(engine, 2)
+    set_to_processing(engine, work)
+    job = job_of(engine, work, timeout=60.0)
     token, (item,) = take(engine, job)
     with engine.begin() as connection:
-        assert outlook(connection, work, limit=5)[:2] == (0, True)
+        assert outlook(connection, work, limit=5, timeout=60.0)[:2] == (0, True)
     end(engine, job, token, [result(item, job)])
     # Nobody waits for it: there is no lease that could run out.
     with engine.begin() as connection:
-        assert outlook(connection, work, limit=5)[:2] == (0, False)
+        assert outlook(connection, work, limit=5, timeout=60.0)[:2] == (0, False)
+
+
+def test_an_item_that_no_program_can_still_be_working_on_is_claimed_and_counted(engine: Engine) -> None:
+    work = new_batch(engine, 1)
+    set_to_processing(engine, work)
+    time.sleep(0.2)
+    with engine.begin() as connection:
+        assert outlook(connection, work, limit=5, timeout=None).claimable == 0
+        assert outlook(connection, work, limit=5, timeout=0.1).claimable == 1
+    assert take(engine, job_of(engine, work, timeout=None))[1] == ()
+
+    job = job_of(engine, work, timeout=0.1)
+    token, (item,) = take(engine, job)
+
+    assert item.retry_count == 1
+    assert end(engine, job, token, [result(item, job)]) == {item.id}
+    assert stored(engine, work) == [("completed", 1)]
 
 
 def test_a_released_item_waits_again_and_only_the_blamed_one_is_counted(engine: Engine) -> None:
