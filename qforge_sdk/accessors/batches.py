@@ -11,13 +11,14 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk import program_events
-from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.base import key_of, not_found
 from qforge_sdk.accessors.paging import Paged, Request, page_of
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.compute import Engine, Parameters
 from qforge_sdk.compute.parameters import read_parameters
 from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
+from qforge_sdk.db.activity import Activity, activity
 from qforge_sdk.db.crud.rows import as_record, one_of
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
 from qforge_sdk.db.results import insert_events
@@ -221,6 +222,35 @@ class Batches(Paged):
             )
         counts = {status: counted.get(status, 0) for status in ITEM_STATUSES}
         return pd.Series(counts | {"total": sum(counts.values())}, dtype="int64", name="items")
+
+    def activity(self, batches: Sequence[int]) -> pd.DataFrame:
+        """What is going on in several batches, as fast with a million items as with ten.
+
+        Parameters
+        ----------
+        batches
+            Their keys; those of other tenants' batches and of absent ones are left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a batch, sorted by ``batch_id``: how many items are ``pending``, ``processing``, ``completed``,
+            ``failed`` and ``skipped`` (int64), and ``is_computed`` (boolean), whether a run works on some now.
+
+        Raises
+        ------
+        InvalidInput
+            A key is no whole number.
+        """
+        keys = [key_of(key, self._table.name) for key in batches]
+        with self._context.connection() as connection:
+            found = activity(connection, keys)
+        frame = pd.DataFrame(found, columns=list(Activity._fields))
+        return frame.astype(dict.fromkeys(Activity._fields[:-1], "int64") | {"is_computed": "boolean"})
+
+    def may_change(self, batch: BatchJobResponse) -> bool:
+        """Whether one may run, retry, cancel or delete a batch: a tenant only reads public ones."""
+        return self._context.may_change(batch.user_id)
 
     def update(
         self,
@@ -499,7 +529,7 @@ class Batches(Paged):
 
     def _own_batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
         row = self._batch(session, batch)
-        if self._context.tenant is not None and row.user_id != self._context.tenant:
+        if not self._context.may_change(row.user_id):
             raise not_found(BatchJob, batch)
         return row
 

@@ -86,7 +86,7 @@ def test_a_closed_client_opens_no_connection_again(database_url: str):
         lambda: accessors[0].query(name="x"),
         lambda: accessors[1].get(1),
         lambda: client.sql("SELECT 1"),
-        lambda: client.stats(),
+        client.stats,
     ):
         with pytest.raises(qf.ConnectionFailed, match="this client is closed"):
             read()
