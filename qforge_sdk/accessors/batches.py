@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import pandas as pd
@@ -12,34 +12,27 @@ from sqlalchemy.orm import Session
 
 from qforge_sdk import program_events
 from qforge_sdk.accessors.base import key_of, not_found
-from qforge_sdk.accessors.paging import Paged, Request, page_of
-from qforge_sdk.accessors.watch import Watch
+from qforge_sdk.accessors.batch_pages import BatchPages
 from qforge_sdk.compute import Engine, Parameters
 from qforge_sdk.compute.parameters import read_parameters
-from qforge_sdk.db import batches as stored_batches
 from qforge_sdk.db import bulk, crud
-from qforge_sdk.db.activity import Activity, activity
+from qforge_sdk.db.batches import ABANDONED, CANCELLED, UNKNOWN
 from qforge_sdk.db.crud.rows import as_record, one_of
-from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
+from qforge_sdk.db.models import BatchItem, BatchJob
 from qforge_sdk.db.results import insert_events
 from qforge_sdk.db.work import Work
-from qforge_sdk.errors import COMPUTATION_CODES, DuplicateBatch, InvalidInput, NotFound
-from qforge_sdk.fields import BATCH_ITEMS, BATCHES
-from qforge_sdk.query import Query
-from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse, BatchReport, Page
+from qforge_sdk.errors import COMPUTATION_CODES, DuplicateBatch, InvalidInput
+from qforge_sdk.schemas import BatchJobCreate, BatchJobResponse, BatchReport
 
-_CODES: Final = (*COMPUTATION_CODES, stored_batches.CANCELLED, stored_batches.UNKNOWN)
+_CODES: Final = (*COMPUTATION_CODES, CANCELLED, ABANDONED, UNKNOWN)
 _USUAL: Final = {
     f"usual_{name}": getattr(Parameters(), attribute)
     for name, attribute in (("accuracy", "accuracy"), ("temperature", "electronic_temperature"))
 }
 
 
-class Batches(Paged):
+class Batches(BatchPages):
     """Named sets of molecules that are computed with the same parameters."""
-
-    _table = BATCHES
-    _record = BatchJobResponse
 
     def create(
         self,
@@ -117,140 +110,9 @@ class Batches(Paged):
             keys = _molecule_keys(session, molecules, owner)
             if keys:
                 wanted_results = dataclasses.asdict(wanted) | _USUAL if reuse else None
-                stored_batches.put_items(session.connection(), Work(row.id, owner), keys, reuse=wanted_results)
+                self._items(session, row).put(keys, reuse=wanted_results)
             session.refresh(row)
             return BatchJobResponse.model_validate(row)
-
-    def items(self, batch_id: int, **options: Any) -> pd.DataFrame:
-        """Items of a batch with their molecules.
-
-        Parameters
-        ----------
-        batch_id
-            Key of the batch.
-        **options
-            Filters and options of ``query``, such as ``status="failed"``, ``limit=50``.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row an item, in the order of the batch unless ``order_by`` says otherwise.
-
-        Raises
-        ------
-        NotFound
-            No such batch, or it is another tenant's.
-        """
-        self.get(batch_id)
-        query = Query(self._context.reader, BATCH_ITEMS)
-        order = options.pop("order_by", "id")
-        limit, columns, units = (options.pop(name, None) for name in ("limit", "columns", "units"))
-        query = query.where(batch_id=batch_id, **options).limit(limit)
-        query = query.order_by(*([order] if isinstance(order, str) else order))
-        return (query if columns is None else query.select(columns)).df(units=units)
-
-    def items_page(
-        self,
-        batch_id: int,
-        *,
-        order_by: str = "id",
-        limit: int = 24,
-        after: str | None = None,
-        before: str | None = None,
-        count: bool = True,
-        columns: Sequence[str] | None = None,
-        units: Mapping[str, str] | None = None,
-        **filters: Any,
-    ) -> Page:
-        """One page of the items of a batch with their molecules.
-
-        Parameters
-        ----------
-        batch_id
-            Key of the batch.
-        order_by, limit, after, before, count, columns, units, **filters
-            As in :meth:`page`. Without a filter, or filtered by ``status``, pages sorted by ``id`` are as fast
-            anywhere and their count is exact.
-
-        Returns
-        -------
-        Page
-            One row an item.
-
-        Raises
-        ------
-        NotFound
-            No such batch, or it is another tenant's.
-        UnknownField
-            No such column.
-        InvalidInput
-            A filter or option cannot be used, or a token is not of a page sorted like this.
-        """
-        batch = self.get(batch_id)
-        query = Query(self._context.reader, BATCH_ITEMS).where(batch_id=batch.id, **filters)
-        request = Request(order_by, limit, after, before, count, units)
-        return page_of(
-            self._context, query if columns is None else query.select(columns), request, filters, cell=batch.id
-        )
-
-    def progress(self, batch_id: int) -> pd.Series[int]:
-        """Items of a batch counted by status.
-
-        Parameters
-        ----------
-        batch_id
-            Key of the batch.
-
-        Returns
-        -------
-        pandas.Series
-            int64, indexed by every status word, and ``total``.
-
-        Raises
-        ------
-        NotFound
-            No such batch, or it is another tenant's.
-        """
-        with self._context.session() as session:
-            self._row(session, batch_id)
-            counted = dict(
-                session.execute(
-                    select(BatchItem.status, func.count())
-                    .where(BatchItem.batch_id == batch_id)
-                    .group_by(BatchItem.status)
-                ).all()
-            )
-        counts = {status: counted.get(status, 0) for status in ITEM_STATUSES}
-        return pd.Series(counts | {"total": sum(counts.values())}, dtype="int64", name="items")
-
-    def activity(self, batches: Sequence[int]) -> pd.DataFrame:
-        """What is going on in several batches, as fast with a million items as with ten.
-
-        Parameters
-        ----------
-        batches
-            Their keys; those of other tenants' batches and of absent ones are left out.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row a batch, sorted by ``batch_id``: how many items are ``pending``, ``processing``, ``completed``,
-            ``failed`` and ``skipped`` (int64), and ``is_computed`` (boolean), whether a run works on some now.
-
-        Raises
-        ------
-        InvalidInput
-            A key is no whole number.
-        """
-        keys = [key_of(key, self._table.name) for key in batches]
-        with self._context.connection() as connection:
-            found = activity(connection, keys)
-        frame = pd.DataFrame(found, columns=list(Activity._fields))
-        return frame.astype(dict.fromkeys(Activity._fields[:-1], "int64") | {"is_computed": "boolean"})
-
-    def may_change(self, batch: BatchJobResponse) -> bool:
-        """Whether one may run, retry, cancel or delete a batch: a tenant only reads public ones."""
-        return self._context.may_change(batch.user_id)
 
     def update(
         self,
@@ -375,63 +237,13 @@ class Batches(Paged):
         )
         return run(job, row.batch_name, self._context.engine, workers=workers, progress=progress)
 
-    def watch(self, batch: int | str | BatchJobResponse, *, interval: float = 1.0) -> Watch:
-        """Look at a batch that somebody runs, until it has ended.
-
-        Parameters
-        ----------
-        batch
-            Its key, its name or its record.
-        interval
-            Seconds between two looks.
-
-        Returns
-        -------
-        Watch
-            ``for now in client.batches.watch("screen"): print(now)``; as the last line of a notebook's cell it shows
-            a bar.
-
-        Raises
-        ------
-        NotFound
-            No such batch, or it is another tenant's.
-        InvalidInput
-            ``interval`` is below 0.
-        """
-        if not interval >= 0:
-            raise InvalidInput(f"interval is a number of seconds, not {interval!r}", field="interval", value=interval)
-        with self._context.session() as session:
-            key = self._batch(session, batch).id
-        return Watch(lambda: self.get(key), interval=interval)
-
-    def failures(self, batch: int | str | BatchJobResponse) -> pd.DataFrame:
-        """Why items of a batch failed.
-
-        Parameters
-        ----------
-        batch
-            Its key, its name or its record.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row a code of :data:`qforge_sdk.errors.COMPUTATION_CODES` (``unknown`` where there is none), the most
-            frequent first: ``code``, ``items`` (how many), and of the first of them ``item_id``, ``molecule_id``,
-            ``smiles``, ``message``.
-
-        Raises
-        ------
-        NotFound
-            No such batch, or it is another tenant's.
-        """
-        with self._context.session() as session:
-            found = stored_batches.failures(session.connection(), self._work(self._batch(session, batch)))
-        frame = pd.DataFrame(found, columns=list(stored_batches.Failure._fields))
-        return frame.astype(dict.fromkeys(("items", "item_id", "molecule_id"), "int64")).astype(
-            dict.fromkeys(("code", "smiles", "message"), "str")
-        )
-
-    def retry(self, batch: int | str | BatchJobResponse, where: str | Sequence[str] | None = None) -> int:
+    def retry(
+        self,
+        batch: int | str | BatchJobResponse,
+        where: str | Sequence[str] | None = None,
+        *,
+        items: Iterable[int] | None = None,
+    ) -> int:
         """Let items wait again that failed; :meth:`run` computes them.
 
         Parameters
@@ -440,26 +252,32 @@ class Batches(Paged):
             Its key, its name or its record.
         where
             Only those with this code, or one of these, as :meth:`failures` names them; ``cancelled`` for those that
-            :meth:`cancel` skipped.
+            :meth:`cancel` skipped, ``abandoned`` for those that another program set to ``processing`` and no run
+            holds.
+        items
+            Only those with these keys, such as the ``id`` of :meth:`items`: all of them or none.
 
         Returns
         -------
         int
-            How many items wait again.
+            How many items wait again, with all their retries.
 
         Raises
         ------
         NotFound
-            No such batch, or it is not yours to change.
+            No such batch, or it is not yours to change; or an item is not of this batch.
         InvalidInput
-            There is no such code.
+            There is no such code; or an item waits, is being computed or has a result; or both are given.
         """
+        if where is not None and items is not None:
+            raise InvalidInput("give the codes or the items, not both", field="items", value=items)
         codes = [where] if isinstance(where, str) else where
         for code in codes or ():
             one_of(code, _CODES, field="where")
+        keys = None if items is None else [key_of(key, "batch_items") for key in items]
         with self._context.session() as session:
-            work = self._work(self._own_batch(session, batch))
-            return stored_batches.retry(session.connection(), work, codes)
+            stored = self._items(session, self._own_batch(session, batch))
+            return stored.retry(codes) if keys is None else stored.retry_items(keys)
 
     def cancel(self, batch: int | str | BatchJobResponse) -> int:
         """Skip what has not ended of a batch; its workers stop within a quarter of their lease.
@@ -482,7 +300,8 @@ class Batches(Paged):
         """
         with self._context.session() as session:
             row = self._own_batch(session, batch)
-            skipped = stored_batches.cancel(session.connection(), self._work(row))
+            items = self._items(session, row)
+            skipped = items.cancel()
             if skipped:
                 session.refresh(row)
                 event = program_events.batch_failed(
@@ -491,7 +310,7 @@ class Batches(Paged):
                     processed_count=row.successful_count + row.failed_count,
                     total_molecules=row.total_molecules,
                 )
-                insert_events(session.connection(), self._work(row), [{**event, "entity_id": row.id}])
+                insert_events(items.connection, items.work, [{**event, "entity_id": row.id}])
             return skipped
 
     def delete(self, id: int) -> None:  # noqa: A002
@@ -513,29 +332,11 @@ class Batches(Paged):
             session.execute(delete(BatchItem).where(BatchItem.batch_id == row.id))
             session.delete(row)
 
-    def _batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
-        """The batch of a key, a name or a record."""
-        if not isinstance(batch, str):
-            row: BatchJob = self._row(session, batch.id if isinstance(batch, BatchJobResponse) else batch)
-            return row
-        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == batch).order_by(BatchJob.id)).all()
-        found = [row for row in named if row.user_id == self._context.tenant] or named
-        if not found:
-            raise NotFound(f"there is no batch {batch!r}", entity="batch_jobs", key=batch)
-        if len(found) > 1:
-            keys = ", ".join(str(row.id) for row in found[:10])
-            raise InvalidInput(f"several batches are named {batch!r}: give a key, {keys}", field="batch", value=batch)
-        return found[0]
-
     def _own_batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
         row = self._batch(session, batch)
         if not self._context.may_change(row.user_id):
             raise not_found(BatchJob, batch)
         return row
-
-    @staticmethod
-    def _work(row: BatchJob) -> Work:
-        return Work(row.id, row.user_id)
 
 
 def _molecule_keys(session: Session, molecules: Any, owner: Any) -> list[int]:

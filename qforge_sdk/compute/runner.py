@@ -17,7 +17,7 @@ from qforge_sdk.compute.engine import Engine
 from qforge_sdk.compute.job import Job
 from qforge_sdk.compute.parameters import read_parameters
 from qforge_sdk.compute.supervisor import Supervisor
-from qforge_sdk.db.batches import account
+from qforge_sdk.db.batches import BatchItems
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.db.work import Outlook, Work
@@ -140,7 +140,7 @@ def run(
     with _Bar(name, progress) as bar:
         tally = _works(job, database, workers, bar).run()
     with translated(), database.begin() as connection:
-        found = account(connection, job.work)
+        found = BatchItems(connection, job.work).account()
     by_status = found.by_status
     return BatchReport(
         batch_id=job.work.batch_id,

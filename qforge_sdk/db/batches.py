@@ -1,20 +1,25 @@
-"""Batches as a whole: their items from molecules, what became of them, and what is to be done again."""
+"""The items of a batch as a whole: made of molecules, skipped, let wait again, counted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from qforge_sdk.db.models import ITEM_STATUSES
 from qforge_sdk.db.work import Work
+from qforge_sdk.errors import InvalidInput, NotFound
 
 CANCELLED: Final = "cancelled"
 """Code of items that were cancelled."""
 UNKNOWN: Final = "unknown"
 """Stands for the code of items that failed without one."""
+ABANDONED: Final = "abandoned"
+"""Stands for the code of items that a program set to ``processing`` without a lease."""
 
+_LARGEST_KEY: Final = 2**63 - 1
 _NO_RESULT: Final = "SELECT CAST(NULL AS bigint) AS id"
 # An item hangs on no calculation that the owner of its batch cannot see, whoever puts it there.
 _STORED_RESULT: Final = """
@@ -31,112 +36,18 @@ _STORED_RESULT: Final = """
                OR c.user_id = '00000000-0000-0000-0000-000000000000')
     ORDER BY c.id DESC LIMIT 1
 """
-
-
-def put_items(
-    connection: Connection, work: Work, molecules: Sequence[int], *, reuse: Mapping[str, Any] | None = None
-) -> None:
-    """Put molecules into a batch, in one statement.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    work
-        The batch, which has no items yet.
-    molecules
-        Their keys, each once.
-    reuse
-        Fields of Parameters, and ``usual_accuracy`` and ``usual_temperature`` of results that do not say theirs: an
-        item whose molecule has a converged result at this level of theory and of its charge is completed with the
-        newest.
-
-    Raises
-    ------
-    sqlalchemy.exc.DBAPIError
-        A molecule is absent or another tenant's.
-    """
-    stored = _NO_RESULT if reuse is None else _STORED_RESULT
-    now = "CASE WHEN c.id IS NOT NULL THEN clock_timestamp() END"
-    connection.execute(
-        text(
-            "INSERT INTO public.batch_items "
-            "(user_id, batch_id, molecule_id, status, calculation_id, started_at, completed_at) "
-            "SELECT CAST(:owner AS uuid), :batch, k.id, "
-            f"CASE WHEN c.id IS NULL THEN 'pending' ELSE 'completed' END, c.id, {now}, {now} "
-            "FROM unnest(CAST(:molecules AS bigint[])) WITH ORDINALITY AS k (id, n) "
-            f"LEFT JOIN LATERAL ({stored}) AS c ON true ORDER BY k.n"
-        ),
-        {**work.values, **(reuse or {}), "molecules": list(molecules)},
-    )
-
-
-def cancel(connection: Connection, work: Work) -> int:
-    """Skip the items that have not ended; the batch then counts as failed.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    work
-        The batch.
-
-    Returns
-    -------
-    int
-        How many items were skipped. Workers that hold some write nothing of them any more.
-
-    Raises
-    ------
-    sqlalchemy.exc.DBAPIError
-        What the server reported.
-    """
-    skipped = connection.execute(
-        text(
-            "UPDATE public.batch_items AS i SET status = 'skipped', error_code = :code, error_message = :message, "
-            "lease_token = NULL, lease_holder = NULL, lease_expires_at = NULL, completed_at = clock_timestamp() "
-            f"WHERE {work.mine} AND i.status IN ('pending', 'processing')"
-        ),
-        {**work.values, "code": CANCELLED, "message": "the batch was cancelled"},
-    ).rowcount
-    if skipped:
-        connection.execute(text("UPDATE public.batch_jobs SET status = 'failed' WHERE id = :batch"), work.values)
-    return skipped
-
-
-def retry(connection: Connection, work: Work, codes: Sequence[str] | None) -> int:
-    """Let items wait again that failed or were cancelled.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    work
-        The batch.
-    codes
-        Those of these codes; None for all that failed.
-
-    Returns
-    -------
-    int
-        How many wait again, with all their retries.
-
-    Raises
-    ------
-    sqlalchemy.exc.DBAPIError
-        What the server reported.
-    """
-    chosen = "i.status = 'failed'"
-    if codes is not None:
-        chosen = "i.status IN ('failed', 'skipped') AND coalesce(i.error_code, :unknown) = ANY (:codes)"
-    return connection.execute(
-        text(
-            "UPDATE public.batch_items AS i SET status = 'pending', retry_count = 0, error_code = NULL, "
-            "error_message = NULL, metadata = i.metadata - 'stderr', lease_token = NULL, lease_holder = NULL, "
-            f"lease_expires_at = NULL, started_at = NULL, completed_at = NULL WHERE {work.mine} AND {chosen}"
-        ),
-        {**work.values, "unknown": UNKNOWN, "codes": list(codes or ())},
-    ).rowcount
+_WAIT_AGAIN: Final = """
+    UPDATE public.batch_items AS i
+    SET status = 'pending', retry_count = 0, error_code = NULL, error_message = NULL,
+        metadata = i.metadata - 'stderr', lease_token = NULL, lease_holder = NULL, lease_expires_at = NULL,
+        started_at = NULL, completed_at = NULL
+    WHERE {chosen}
+"""
+_ABANDONED: Final = "i.status = 'processing' AND i.lease_expires_at IS NULL"
+_OF_CODES: Final = (
+    "(i.status IN ('failed', 'skipped') AND coalesce(i.error_code, :unknown) = ANY (:codes) "
+    f"OR :abandoned = ANY (:codes) AND {_ABANDONED})"
+)
 
 
 class Failure(NamedTuple):
@@ -150,39 +61,6 @@ class Failure(NamedTuple):
     message: str | None
 
 
-def failures(connection: Connection, work: Work) -> list[Failure]:
-    """Items that failed, by code.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    work
-        The batch.
-
-    Returns
-    -------
-    list of Failure
-        The most frequent first.
-
-    Raises
-    ------
-    sqlalchemy.exc.DBAPIError
-        What the server reported.
-    """
-    rows = connection.execute(
-        text(
-            "SELECT f.code, f.items, i.id, i.molecule_id, m.smiles, i.error_message FROM ("
-            "SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first "
-            f"FROM public.batch_items AS i WHERE {work.mine} AND i.status = 'failed' GROUP BY 1"
-            ") AS f JOIN public.batch_items AS i ON i.id = f.first "
-            "LEFT JOIN public.molecules AS m ON m.id = i.molecule_id ORDER BY f.items DESC, f.code"
-        ),
-        {**work.values, "unknown": UNKNOWN},
-    )
-    return [Failure(*row) for row in rows]
-
-
 class Account(NamedTuple):
     """How many items of a batch have each status, and of those that failed each code."""
 
@@ -190,8 +68,9 @@ class Account(NamedTuple):
     by_code: dict[str, int]
 
 
-def account(connection: Connection, work: Work) -> Account:
-    """Count the items of a batch.
+@dataclass(frozen=True, slots=True)
+class BatchItems:
+    """The items of one batch, in one transaction. Every method raises what the driver does.
 
     Parameters
     ----------
@@ -199,27 +78,165 @@ def account(connection: Connection, work: Work) -> Account:
         In a transaction.
     work
         The batch.
-
-    Returns
-    -------
-    Account
-        With every status word.
-
-    Raises
-    ------
-    sqlalchemy.exc.DBAPIError
-        What the server reported.
     """
-    by_status, by_code = dict.fromkeys(ITEM_STATUSES, 0), {}
-    rows = connection.execute(
-        text(
+
+    connection: Connection
+    work: Work
+
+    def put(self, molecules: Sequence[int], *, reuse: Mapping[str, Any] | None = None) -> None:
+        """Put molecules into the batch, in one statement.
+
+        Parameters
+        ----------
+        molecules
+            Their keys, each once; the batch has no items yet.
+        reuse
+            Fields of Parameters, and ``usual_accuracy`` and ``usual_temperature`` of results that do not say theirs:
+            an item whose molecule has a converged result at this level of theory and of its charge is completed with
+            the newest.
+
+        Raises
+        ------
+        sqlalchemy.exc.DBAPIError
+            A molecule is absent or another tenant's.
+        """
+        stored = _NO_RESULT if reuse is None else _STORED_RESULT
+        now = "CASE WHEN c.id IS NOT NULL THEN clock_timestamp() END"
+        self._execute(
+            "INSERT INTO public.batch_items "
+            "(user_id, batch_id, molecule_id, status, calculation_id, started_at, completed_at) "
+            "SELECT CAST(:owner AS uuid), :batch, k.id, "
+            f"CASE WHEN c.id IS NULL THEN 'pending' ELSE 'completed' END, c.id, {now}, {now} "
+            "FROM unnest(CAST(:molecules AS bigint[])) WITH ORDINALITY AS k (id, n) "
+            f"LEFT JOIN LATERAL ({stored}) AS c ON true ORDER BY k.n",
+            **(reuse or {}),
+            molecules=list(molecules),
+        )
+
+    def cancel(self) -> int:
+        """Skip the items that have not ended; the batch then counts as failed.
+
+        Returns
+        -------
+        int
+            How many items were skipped. Workers that hold some write nothing of them any more.
+        """
+        skipped = self._execute(
+            "UPDATE public.batch_items AS i SET status = 'skipped', error_code = :code, error_message = :message, "
+            "lease_token = NULL, lease_holder = NULL, lease_expires_at = NULL, completed_at = clock_timestamp() "
+            f"WHERE {self.work.mine} AND i.status IN ('pending', 'processing')",
+            code=CANCELLED,
+            message="the batch was cancelled",
+        ).rowcount
+        if skipped:
+            self._execute("UPDATE public.batch_jobs SET status = 'failed' WHERE id = :batch")
+        return skipped
+
+    def retry(self, codes: Sequence[str] | None) -> int:
+        """Let items wait again that failed, were cancelled or are held by nobody.
+
+        Parameters
+        ----------
+        codes
+            Those of these codes; None for all that failed.
+
+        Returns
+        -------
+        int
+            How many wait again, with all their retries.
+        """
+        chosen = "i.status = 'failed'" if codes is None else _OF_CODES
+        return self._execute(
+            _WAIT_AGAIN.format(chosen=f"{self.work.mine} AND {chosen}"),
+            unknown=UNKNOWN,
+            abandoned=ABANDONED,
+            codes=list(codes or ()),
+        ).rowcount
+
+    def retry_items(self, keys: Sequence[int]) -> int:
+        """Let these items wait again, all of them or none.
+
+        Parameters
+        ----------
+        keys
+            Of items that failed, were skipped, or are in ``processing`` without a lease.
+
+        Returns
+        -------
+        int
+            How many wait again, with all their retries.
+
+        Raises
+        ------
+        NotFound
+            One is no item of the batch.
+        InvalidInput
+            One waits, is being computed, or has a result.
+        """
+        # In the order of keys, as whoever ends several locks them.
+        found = self._execute(
+            f"SELECT i.id, i.status, i.status IN ('failed', 'skipped') OR {_ABANDONED} AS ended "
+            f"FROM public.batch_items AS i WHERE {self.work.mine} "
+            "AND i.id = ANY (CAST(:keys AS bigint[])) ORDER BY i.id FOR UPDATE",
+            keys=[key for key in keys if 0 < key <= _LARGEST_KEY],
+        ).all()
+        _require_all({row.id for row in found}, keys, self.work.batch_id)
+        _require_ended([f"{row.id} is {row.status}" for row in found if not row.ended])
+        return self._execute(_WAIT_AGAIN.format(chosen="i.id = ANY (:ids)"), ids=[row.id for row in found]).rowcount
+
+    def failures(self) -> list[Failure]:
+        """Items that failed, by code.
+
+        Returns
+        -------
+        list of Failure
+            The most frequent first.
+        """
+        rows = self._execute(
+            "SELECT f.code, f.items, i.id, i.molecule_id, m.smiles, i.error_message FROM ("
+            "SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first "
+            f"FROM public.batch_items AS i WHERE {self.work.mine} AND i.status = 'failed' GROUP BY 1"
+            ") AS f JOIN public.batch_items AS i ON i.id = f.first "
+            "LEFT JOIN public.molecules AS m ON m.id = i.molecule_id ORDER BY f.items DESC, f.code",
+            unknown=UNKNOWN,
+        )
+        return [Failure(*row) for row in rows]
+
+    def account(self) -> Account:
+        """Count the items.
+
+        Returns
+        -------
+        Account
+            With every status word.
+        """
+        by_status, by_code = dict.fromkeys(ITEM_STATUSES, 0), {}
+        rows = self._execute(
             "SELECT i.status, CASE WHEN i.status = 'failed' THEN coalesce(i.error_code, :unknown) END, count(*) "
-            f"FROM public.batch_items AS i WHERE {work.mine} GROUP BY 1, 2 ORDER BY 3 DESC"
-        ),
-        {**work.values, "unknown": UNKNOWN},
-    )
-    for status, code, count in rows:
-        by_status[status] += count
-        if code is not None:
-            by_code[code] = count
-    return Account(by_status, by_code)
+            f"FROM public.batch_items AS i WHERE {self.work.mine} GROUP BY 1, 2 ORDER BY 3 DESC",
+            unknown=UNKNOWN,
+        )
+        for status, code, count in rows:
+            by_status[status] += count
+            if code is not None:
+                by_code[code] = count
+        return Account(by_status, by_code)
+
+    def _execute(self, statement: str, **values: Any) -> CursorResult[*tuple[Any, ...]]:
+        return self.connection.execute(text(statement), {**self.work.values, **values})
+
+
+def _require_all(found: set[int], keys: Sequence[int], batch_id: int) -> None:
+    for key in keys:
+        if key not in found:
+            raise NotFound(f"batch {batch_id} has no item {key}", entity="batch_items", key=key)
+
+
+def _require_ended(others: Sequence[str]) -> None:
+    if others:
+        more = f" and {len(others) - 5:,} more" if len(others) > 5 else ""
+        raise InvalidInput(
+            f"only items that failed, were cancelled or abandoned can be tried again: {', '.join(others[:5])}{more}",
+            field="items",
+            value=others[0],
+        )

@@ -273,7 +273,7 @@ class BatchProgress:
     n_items, n_completed, n_failed, n_skipped
         Its counts.
     items_per_second
-        Of the time since it was first looked at, None before anything ended.
+        How fast it went lately, None until that is known; see :class:`qforge_sdk.accessors.watch.Pace`.
     """
 
     batch_name: str

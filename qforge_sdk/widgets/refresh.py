@@ -11,6 +11,7 @@ from qforge_sdk.widgets.elements import Notice
 
 # After a goodbye another view of the same widget has time for its next sign of life, which comes every 5 s.
 _GOODBYE_SECONDS: Final = 8.0
+_LONGEST_LOOK_SECONDS: Final = 10.0
 
 
 class Refresher:
@@ -72,7 +73,7 @@ class Refresher:
         with self._lock:
             thread = self._thread
         if thread is not None and thread is not current_thread():
-            thread.join()
+            thread.join(_LONGEST_LOOK_SECONDS)
 
     def _run(self) -> None:
         seconds = self._seconds[True]

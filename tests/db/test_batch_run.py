@@ -222,6 +222,66 @@ def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:
     assert events_of(client)["batch_completed"] == events_of(client)["batch_started"] == 3
 
 
+def test_chosen_items_are_computed_again(client: Client) -> None:
+    key = batch(client, ["C", "CC", "CCC", "CCCC"])
+    run(client, key, Repulsion(fails_on="CC", breaks_on="CCC"))
+    first, second = client.batches.items(key, status="failed")["id"]
+
+    assert client.batches.retry(key, items=[second, second]) == 1
+
+    assert statuses(client, key) == {"completed": 2, "failed": 1, "pending": 1}
+    assert run(client, key).failed == {"scf_not_converged": 1}
+    assert client.batches.retry("screen", items=client.batches.items(key, status="failed")["id"]) == 1
+    assert client.batches.items(key, status="pending")["id"].tolist() == [first]
+    client.batches.cancel(key)
+    assert client.batches.retry(key, items=(first,)) == 1
+    assert client.batches.retry(key, items=[]) == 0
+    assert run(client, key).n_completed == 4
+
+
+def test_all_of_the_chosen_items_wait_again_or_none(client: Client) -> None:
+    key = batch(client, ["C", "CC", "CCC"])
+    run(client, key, Repulsion(fails_on="CC"))
+    batch(client, ["C", "CC"], "another")
+    other = client.batches.create("other", molecules=["CC"], parameters=PARAMETERS).id
+    run(client, other, Repulsion(fails_on="CC"))
+    (failed,) = client.batches.items(key, status="failed")["id"]
+    done, also = client.batches.items(key, status="completed")["id"]
+
+    with pytest.raises(qf.InvalidInput, match=f"only items that failed.*: {done} is completed, {also} is completed"):
+        client.batches.retry(key, items=[failed, done, also])
+    for missing in (client.batches.items(other)["id"][0], 10**12, 10**30, 0, -1):
+        with pytest.raises(qf.NotFound, match=f"batch {key} has no item {missing}"):
+            client.batches.retry(key, items=[failed, missing])
+    for wrong in ("12", [1.5], [None], [True], [[failed]]):
+        with pytest.raises(qf.InvalidInput, match="a key is a whole number"):
+            client.batches.retry(key, items=wrong)  # type: ignore[arg-type]
+    with pytest.raises(qf.InvalidInput, match="the codes or the items, not both"):
+        client.batches.retry(key, "timeout", items=[failed])
+    assert statuses(client, key) == {"completed": 2, "failed": 1}
+
+
+def test_items_that_nobody_holds_wait_again_when_asked_for(client: Client) -> None:
+    key = batch(client, ["C", "CC", "CCC"])
+    first, second, third = client.batches.items(key)["id"].tolist()
+    with client.session() as session:
+        for item in (first, second):
+            qf.db.crud.update_batch_item_status(session, item, "processing")
+        session.execute(
+            text(
+                "UPDATE public.batch_items SET status = 'processing', lease_token = gen_random_uuid(), "
+                "lease_expires_at = now() + interval '1 day' WHERE id = :i"
+            ),
+            {"i": third},
+        )
+    assert client.batches.retry(key, items=[first]) == 1
+    with pytest.raises(qf.InvalidInput, match=f"{third} is processing"):
+        client.batches.retry(key, items=[second, third])
+    assert client.batches.retry(key) == client.batches.retry(key, "unknown") == 0
+    assert client.batches.retry(key, "abandoned") == 1
+    assert client.batches.items(key, order_by="id")["status"].tolist() == ["pending", "pending", "processing"]
+
+
 def test_what_failed_is_computed_with_other_parameters_when_they_were_changed(client: Client) -> None:
     key = client.batches.create("dye", molecules=["C[n+]1ccc(cc1)C=C[O-]"], parameters={"max_iterations": 3}).id
     assert client.batches.run(key, workers=1).failed == {"scf_not_converged": 1}

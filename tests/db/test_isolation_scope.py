@@ -21,8 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 import qforge_sdk as qf
+from qforge_sdk import program_events
 from qforge_sdk.db import crud
+from qforge_sdk.db.batches import BatchItems
 from qforge_sdk.db.models import PUBLIC_USER_ID, TABLES
+from qforge_sdk.db.results import Ended, LeaseLost, finish
+from qforge_sdk.db.sqlstate import translated
+from qforge_sdk.db.work import Work, claim, release, renew
 from qforge_sdk.fields import ALL_TABLES
 from qforge_sdk.query import Query
 from tests.fixtures.databases import Databases, DatabasesOf
@@ -318,11 +323,66 @@ def test_another_s_batch_is_not_run_cancelled_or_deleted(
         assert service.batches.progress(key)["pending"] == 1
 
 
-@pytest.mark.parametrize("verb", ["watch", "failures"])
+@pytest.mark.parametrize("owner", ["bob", "nobody", "public"])
+def test_another_s_items_are_not_tried_again(url: str, alice: qf.Client, rows: dict[str, Rows], owner: str) -> None:
+    key, item = rows[owner].keys["batch_jobs"], rows[owner].keys["batch_items"]
+    mine = rows["alice"].keys["batch_jobs"]
+    with qf.connect(url) as service:
+        put_status(service, item, "failed")
+        for batch, wanted in ((key, item), (mine, item), (mine, 10**12)):
+            with pytest.raises(qf.NotFound, match="has no"):
+                alice.batches.retry(batch, items=[wanted])
+        # The service's own way is as narrow: an item is of its batch.
+        with pytest.raises(qf.NotFound, match=f"batch {mine} has no item {item}"):
+            service.batches.retry(mine, items=[item])
+        assert service.batches.progress(key)["failed"] == 1
+        put_status(service, item, "pending")
+
+
+def put_status(client: qf.Client, item: int, status: str) -> None:
+    with client.session() as session:
+        crud.update_batch_item_status(session, item, status)
+
+
+@pytest.mark.parametrize("owner", ["bob", "nobody", "public"])
+def test_a_worker_in_a_scope_neither_claims_nor_ends_another_s_items(
+    url: str, rows: dict[str, Rows], owner: str
+) -> None:
+    work = Work(rows[owner].keys["batch_jobs"], OWNERS[owner])
+    item = rows[owner].keys["batch_items"]
+    token = uuid.uuid4()
+    with qf.connect(url) as service, qf.connect(url, user_id=ALICE) as alice:
+        claimed = {"token": token, "holder": "a", "limit": 5, "lease_seconds": 60.0, "max_retries": 2}
+        with alice.engine.begin() as connection:
+            for stolen in (work, Work(work.batch_id, ALICE)):
+                assert claim(connection, stolen, **claimed).items == ()
+        with service.engine.begin() as connection:
+            assert [one.id for one in claim(connection, work, **claimed).items] == [item]
+        # It knows the token, and still can do nothing with it.
+        with alice.engine.begin() as connection:
+            assert renew(connection, {token: [item]}, lease_seconds=1e6) == set()
+            assert release(connection, work, token) == 0
+            items = BatchItems(connection, work)
+            assert (items.cancel(), items.retry(None), items.retry(["abandoned", "unknown"])) == (0, 0, 0)
+        ended = [Ended(item, program_events.calculation_failed(1, error_message="x", error_code="killed"), code="x")]
+        with contextlib.suppress(qf.QForgeError, LeaseLost), translated(), alice.engine.begin() as connection:
+            finish(connection, work, token, ended)
+        stored = service.batches.items(work.batch_id, columns=["status", "lease_holder", "error_code"])
+        assert stored.iloc[0].fillna("").tolist() == ["processing", "a", ""]
+        with service.engine.begin() as connection:
+            assert release(connection, work, token) == 1
+
+
+@pytest.mark.parametrize("verb", ["watch", "failures", "items", "items_page", "progress", "get"])
 def test_another_s_batch_is_not_watched(alice: qf.Client, rows: dict[str, Rows], verb: str) -> None:
     for owner in ("bob", "nobody"):
         with pytest.raises(qf.NotFound):
             getattr(alice.batches, verb)(rows[owner].keys["batch_jobs"])
+
+
+@pytest.mark.parametrize("verb", ["watch", "failures", "run", "cancel", "retry"])
+def test_another_s_batch_has_no_name(alice: qf.Client, verb: str) -> None:
+    for owner in ("bob", "nobody"):
         with pytest.raises(qf.NotFound, match="no batch"):
             getattr(alice.batches, verb)(f"C of {owner}")
 

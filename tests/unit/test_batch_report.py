@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from qforge_sdk.compute.worker import Pace
-from qforge_sdk.schemas import BatchProgress, BatchReport
+from qforge_sdk.accessors.watch import Pace
+from qforge_sdk.compute.worker import Pace as WorkerPace
+from qforge_sdk.schemas import BatchJobResponse, BatchProgress, BatchReport
 
 
 def report(**changes: Any) -> BatchReport:
@@ -66,7 +68,7 @@ def test_progress_is_no_script_in_a_notebook() -> None:
 
 
 def test_a_worker_claims_as_many_items_as_take_a_second() -> None:
-    pace = Pace()
+    pace = WorkerPace()
     assert pace.items == 1
     pace.measured(1, 0.02)
     assert pace.items == 50
@@ -77,3 +79,65 @@ def test_a_worker_claims_as_many_items_as_take_a_second() -> None:
     for _ in range(30):
         pace.measured(1, 0.001)
     assert pace.items == 64
+
+
+# How fast ----------------------------------------------------------------------------------------------------------
+
+
+def look(pace: Pace, seconds: float, completed: int, failed: int = 0, skipped: int = 0) -> BatchProgress:
+    now = datetime.now(UTC)
+    batch = BatchJobResponse(
+        id=1, user_id=None, batch_name="screen", status="in_progress", total_molecules=10_000, created_at=now,
+        updated_at=now, successful_count=completed, failed_count=failed, skipped_count=skipped, waiting_count=0,
+    )  # fmt: skip
+    return pace.progress(batch, 1e6 + seconds)
+
+
+def test_the_rate_is_unknown_until_an_item_ended_between_two_looks() -> None:
+    pace = Pace()
+    assert look(pace, 0, 500).items_per_second is None
+    assert look(pace, 9, 500).seconds_left is None
+    # Cancelled items were not computed.
+    assert look(pace, 9, 500, skipped=100).items_per_second is None
+    now = look(pace, 10, 500, failed=2)
+    assert (now.items_per_second, now.n_left, now.seconds_left) == (0.2, 9_498, 47_490.0)
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    pace = Pace()
+    for second in range(1000):
+        now = look(pace, second, 2 * second)
+    assert now.items_per_second == 2.0
+    rates = [look(pace, second, 2000 + 7 * (second - 1000)).items_per_second for second in range(1000, 1100)]
+    assert rates[0] == pytest.approx(2.0, rel=0.02)
+    assert rates == sorted(rates)
+    assert set(rates[65:]) == {7.0}
+    # Nothing of what went before is kept.
+    assert len(pace._looks) < 70
+
+
+def test_slow_items_are_measured_over_as_long_as_ten_of_them_take() -> None:
+    pace = Pace()
+    # An item every five minutes, looked at every ten seconds.
+    rates = [look(pace, second, second // 300).items_per_second for second in range(0, 20_000, 10)]
+    known = [rate for rate in rates if rate is not None]
+    assert rates[:30] == [None] * 30
+    assert 1 / 301 < known[0] <= 1 / 300
+    assert all(0.9 / 300 <= rate <= 1 / 300 for rate in known[300:])
+
+
+def test_a_batch_that_stands_still_slows_down() -> None:
+    pace = Pace()
+    for second in range(100):
+        look(pace, second, 50 * second)
+    rates = [look(pace, second, 4950).items_per_second for second in range(100, 4000, 100)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.1
+
+
+def test_items_that_wait_again_begin_another_measurement() -> None:
+    pace = Pace()
+    for second in range(100):
+        look(pace, second, 5 * second)
+    assert look(pace, 100, 20).items_per_second is None
+    assert look(pace, 102, 24).items_per_second == 2.0

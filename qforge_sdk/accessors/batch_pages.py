@@ -1,0 +1,234 @@
+"""What can be read of batches: their items, how far they are, why items failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from qforge_sdk.accessors.base import key_of
+from qforge_sdk.accessors.paging import Paged, Request, page_of
+from qforge_sdk.accessors.watch import Watch
+from qforge_sdk.db.activity import Activity, activity
+from qforge_sdk.db.batches import BatchItems, Failure
+from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
+from qforge_sdk.db.work import Work
+from qforge_sdk.errors import InvalidInput, NotFound
+from qforge_sdk.fields import BATCH_ITEMS, BATCHES
+from qforge_sdk.query import Query
+from qforge_sdk.schemas import BatchJobResponse, Page
+
+
+class BatchPages(Paged):
+    """Batches and their items, to look at."""
+
+    _table = BATCHES
+    _record = BatchJobResponse
+
+    def items(self, batch_id: int, **options: Any) -> pd.DataFrame:
+        """Items of a batch with their molecules.
+
+        Parameters
+        ----------
+        batch_id
+            Key of the batch.
+        **options
+            Filters and options of ``query``, such as ``status="failed"``, ``limit=50``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row an item, in the order of the batch unless ``order_by`` says otherwise.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        """
+        self.get(batch_id)
+        query = Query(self._context.reader, BATCH_ITEMS)
+        order = options.pop("order_by", "id")
+        limit, columns, units = (options.pop(name, None) for name in ("limit", "columns", "units"))
+        query = query.where(batch_id=batch_id, **options).limit(limit)
+        query = query.order_by(*([order] if isinstance(order, str) else order))
+        return (query if columns is None else query.select(columns)).df(units=units)
+
+    def items_page(
+        self,
+        batch_id: int,
+        *,
+        order_by: str = "id",
+        limit: int = 24,
+        after: str | None = None,
+        before: str | None = None,
+        count: bool = True,
+        columns: Sequence[str] | None = None,
+        units: Mapping[str, str] | None = None,
+        **filters: Any,
+    ) -> Page:
+        """One page of the items of a batch with their molecules.
+
+        Parameters
+        ----------
+        batch_id
+            Key of the batch.
+        order_by, limit, after, before, count, columns, units, **filters
+            As in :meth:`page`. Without a filter, or filtered by ``status``, pages sorted by ``id`` are as fast
+            anywhere and their count is exact.
+
+        Returns
+        -------
+        Page
+            One row an item.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        UnknownField
+            No such column.
+        InvalidInput
+            A filter or option cannot be used, or a token is not of a page sorted like this.
+        """
+        batch = self.get(batch_id)
+        query = Query(self._context.reader, BATCH_ITEMS).where(batch_id=batch.id, **filters)
+        request = Request(order_by, limit, after, before, count, units)
+        return page_of(
+            self._context, query if columns is None else query.select(columns), request, filters, cell=batch.id
+        )
+
+    def progress(self, batch_id: int) -> pd.Series[int]:
+        """Items of a batch counted by status.
+
+        Parameters
+        ----------
+        batch_id
+            Key of the batch.
+
+        Returns
+        -------
+        pandas.Series
+            int64, indexed by every status word, and ``total``.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        """
+        with self._context.session() as session:
+            self._row(session, batch_id)
+            counted = dict(
+                session.execute(
+                    select(BatchItem.status, func.count())
+                    .where(BatchItem.batch_id == batch_id)
+                    .group_by(BatchItem.status)
+                ).all()
+            )
+        counts = {status: counted.get(status, 0) for status in ITEM_STATUSES}
+        return pd.Series(counts | {"total": sum(counts.values())}, dtype="int64", name="items")
+
+    def activity(self, batches: Sequence[int]) -> pd.DataFrame:
+        """What is going on in several batches, as fast with a million items as with ten.
+
+        Parameters
+        ----------
+        batches
+            Their keys; those of other tenants' batches and of absent ones are left out.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a batch, sorted by ``batch_id``: how many items are ``pending``, ``processing``, ``completed``,
+            ``failed`` and ``skipped`` (int64), and ``is_computed`` (boolean), whether a run works on some now.
+
+        Raises
+        ------
+        InvalidInput
+            A key is no whole number.
+        """
+        keys = [key_of(key, self._table.name) for key in batches]
+        with self._context.connection() as connection:
+            found = activity(connection, keys)
+        frame = pd.DataFrame(found, columns=list(Activity._fields))
+        return frame.astype(dict.fromkeys(Activity._fields[:-1], "int64") | {"is_computed": "boolean"})
+
+    def may_change(self, batch: BatchJobResponse) -> bool:
+        """Whether one may run, retry, cancel or delete a batch: a tenant only reads public ones."""
+        return self._context.may_change(batch.user_id)
+
+    def watch(self, batch: int | str | BatchJobResponse, *, interval: float = 1.0) -> Watch:
+        """Look at a batch that somebody runs, until it has ended.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+        interval
+            Seconds between two looks.
+
+        Returns
+        -------
+        Watch
+            ``for now in client.batches.watch("screen"): print(now)``; as the last line of a notebook's cell it shows
+            a bar.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        InvalidInput
+            ``interval`` is below 0.
+        """
+        if not interval >= 0:
+            raise InvalidInput(f"interval is a number of seconds, not {interval!r}", field="interval", value=interval)
+        with self._context.session() as session:
+            key = self._batch(session, batch).id
+        return Watch(lambda: self.get(key), interval=interval)
+
+    def failures(self, batch: int | str | BatchJobResponse) -> pd.DataFrame:
+        """Why items of a batch failed.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a code of :data:`qforge_sdk.errors.COMPUTATION_CODES` (``unknown`` where there is none), the most
+            frequent first: ``code``, ``items`` (how many), and of the first of them ``item_id``, ``molecule_id``,
+            ``smiles``, ``message``.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        """
+        with self._context.session() as session:
+            found = self._items(session, self._batch(session, batch)).failures()
+        frame = pd.DataFrame(found, columns=list(Failure._fields))
+        return frame.astype(dict.fromkeys(("items", "item_id", "molecule_id"), "int64")).astype(
+            dict.fromkeys(("code", "smiles", "message"), "str")
+        )
+
+    def _batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
+        """The batch of a key, a name or a record."""
+        if not isinstance(batch, str):
+            row: BatchJob = self._row(session, batch.id if isinstance(batch, BatchJobResponse) else batch)
+            return row
+        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == batch).order_by(BatchJob.id)).all()
+        found = [row for row in named if row.user_id == self._context.tenant] or named
+        if not found:
+            raise NotFound(f"there is no batch {batch!r}", entity="batch_jobs", key=batch)
+        if len(found) > 1:
+            keys = ", ".join(str(row.id) for row in found[:10])
+            raise InvalidInput(f"several batches are named {batch!r}: give a key, {keys}", field="batch", value=batch)
+        return found[0]
+
+    @staticmethod
+    def _items(session: Session, row: BatchJob) -> BatchItems:
+        return BatchItems(session.connection(), Work(row.id, row.user_id))
