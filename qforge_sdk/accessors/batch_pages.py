@@ -18,6 +18,7 @@ from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
 from qforge_sdk.db.work import Work
 from qforge_sdk.errors import InvalidInput, NotFound
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
+from qforge_sdk.filters import whole
 from qforge_sdk.query import Query
 from qforge_sdk.schemas import BatchJobResponse, Page
 
@@ -188,13 +189,16 @@ class BatchPages(Paged):
             key = self._batch(session, batch).id
         return Watch(lambda: self.get(key), interval=interval)
 
-    def failures(self, batch: int | str | BatchJobResponse) -> pd.DataFrame:
+    def failures(self, batch: int | str | BatchJobResponse, *, among: int | None = None) -> pd.DataFrame:
         """Why items of a batch failed.
 
         Parameters
         ----------
         batch
             Its key, its name or its record.
+        among
+            Look only at so many of the items that failed, the first of the batch; None for all. With a million of
+            them 10,000 take 20 ms.
 
         Returns
         -------
@@ -207,9 +211,13 @@ class BatchPages(Paged):
         ------
         NotFound
             No such batch, or it is another tenant's.
+        InvalidInput
+            ``among`` is no whole number from 1 on.
         """
+        if among is not None and (whole(among) or 0) < 1:
+            raise InvalidInput(f"among is a whole number from 1 on, not {among!r}", field="among", value=among)
         with self._context.session() as session:
-            found = self._items(session, self._batch(session, batch)).failures()
+            found = self._items(session, self._batch(session, batch)).failures(among=among)
         frame = pd.DataFrame(found, columns=list(Failure._fields))
         return frame.astype(dict.fromkeys(("items", "item_id", "molecule_id"), "int64")).astype(
             dict.fromkeys(("code", "smiles", "message"), "str")

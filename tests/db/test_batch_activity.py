@@ -81,3 +81,25 @@ def test_no_batches_have_a_frame_of_the_same_kind(client: Client) -> None:
     assert found.dtypes.equals(client.batches.activity([batch(client, "one", 1)]).dtypes)
     with pytest.raises(InvalidInput, match="whole number"):
         client.batches.activity(["one"])
+
+
+def test_failures_among_the_first_are_those_of_the_first(client: Client) -> None:
+    key = batch(client, "failed", 6)
+    with client.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE batch_items SET status = 'failed', error_code = CASE WHEN id % 2 = 0 THEN 'timeout' END "
+                "WHERE batch_id = :b"
+            ),
+            {"b": key},
+        )
+    ids = client.batches.items(key)["id"].tolist()
+    even, odd = ("timeout", "unknown")
+    expected = {code: sum(one % 2 == rest for one in ids[:3]) for code, rest in ((even, 0), (odd, 1))}
+
+    found = client.batches.failures(key, among=3)
+
+    assert dict(zip(found["code"], found["items"], strict=True)) == expected
+    assert client.batches.failures(key)["items"].tolist() == [3, 3]
+    with pytest.raises(InvalidInput, match="from 1 on, not 0"):
+        client.batches.failures(key, among=0)
