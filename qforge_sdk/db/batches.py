@@ -207,8 +207,8 @@ class BatchItems:
             )
         rows = self._execute(
             "SELECT f.code, f.items, i.id, i.molecule_id, m.smiles, i.error_message FROM ("
-            f"SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first {failed} GROUP BY 1"
-            ") AS f JOIN public.batch_items AS i ON i.id = f.first "
+            f"SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first {failed} "
+            "GROUP BY 1) AS f JOIN public.batch_items AS i ON i.id = f.first "
             "LEFT JOIN public.molecules AS m ON m.id = i.molecule_id ORDER BY f.items DESC, f.code",
             unknown=UNKNOWN,
             **({} if among is None else {"among": among}),
