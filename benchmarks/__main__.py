@@ -20,6 +20,7 @@ def main() -> None:
         ("migrate", rows // 100),
         ("suspicious", rows),
         ("batches", rows // 100),
+        ("widgets", rows),
         ("memory", 10 * rows),
     ):
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--rows", str(count)], check=True)

@@ -16,12 +16,18 @@ import qforge_sdk as qf
 TENANT = uuid.UUID("a0000000-0000-4000-8000-000000000001")
 OTHER = uuid.UUID("b0000000-0000-4000-8000-000000000002")
 
+# A digit of the number stands for a piece of a chain.
+_PIECES = ("C", "N", "O", "S", "C(C)", "C(N)", "C(O)", "C(F)", "C(Cl)", "C(=O)")
+_SMILES = "translate(CAST(n AS text), '0123456789', 'abcdefghij')"
+for _letter, _piece in zip("abcdefghij", _PIECES, strict=True):
+    _SMILES = f"replace({_SMILES}, '{_letter}', '{_piece}')"
+
 # One in ten rows is public, seven are the tenant's, two another's; the numbers spread as those of real molecules do.
-_FILL = """
+_FILL = f"""
 INSERT INTO public.molecules (user_id, name, smiles, formula, inchikey)
 SELECT CASE WHEN n % 10 = 0 THEN '00000000-0000-0000-0000-000000000000'::uuid
             WHEN n % 10 < 8 THEN CAST(:tenant AS uuid) ELSE CAST(:other AS uuid) END,
-       'molecule ' || n, repeat('C', 3 + n % 20) || 'O' || n, 'C' || 3 + n % 20 || 'H8O', 'KEY' || n
+       'molecule ' || n, 'C' || {_SMILES} || 'C', 'C' || 3 + n % 20 || 'H8O', 'KEY' || n
 FROM generate_series(1, :molecules) AS n;
 INSERT INTO public.calculations (user_id, molecule_id, energy, homo, lumo, gap, dipole, execution_time_seconds,
                                  xtb_version, source_id)

@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
+from qforge_sdk import display
 from qforge_sdk.errors import InvalidInput
 
 _NEEDED: Final = ("method", "solvation", "xtb_version")
@@ -197,9 +197,10 @@ class Citation:
         return "\n".join([self.text, *(f"Note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<p><i>{escape(note)}</i></p>" for note in self.notes)
-        body = "".join(f"<p>{escape(line)}</p>" for line in self.text.splitlines() if line)
-        return f"{body}{notes}<details><summary>BibTeX</summary><pre>{escape(self.bibtex)}</pre></details>"
+        body = (display.paragraph(line) for line in self.text.splitlines() if line)
+        notes = (display.paragraph(display.element("i", note)) for note in self.notes)
+        bibtex = display.details("BibTeX", display.preformatted(self.bibtex))
+        return display.together(*body, *notes, bibtex)
 
 
 def cite(df: pd.DataFrame) -> Citation:

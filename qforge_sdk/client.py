@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,7 +14,7 @@ import pandas as pd
 from sqlalchemy import URL, Engine
 from sqlalchemy.orm import Session
 
-from qforge_sdk import parquet
+from qforge_sdk import display, parquet
 from qforge_sdk.accessors import Admin, Atoms, Batches, Calculations, Context, Events, Molecules
 from qforge_sdk.config import Settings, normalise_url
 from qforge_sdk.db import crud, embedded, schema
@@ -408,11 +407,9 @@ class Client:
         return f"<qforge_sdk.Client {', '.join(f'{name}: {value}' for name, value in self._facts().items())}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(value)}</td></tr>"
-            for name, value in self._facts().items()
-        )
-        return f"<table><caption>qforge_sdk client</caption>{rows}</table>"
+        if not hasattr(self, "_access"):
+            return display.paragraph(repr(self))
+        return display.table(self._facts(), caption="qforge_sdk client")
 
     def _upgrade_embedded(self, url: URL) -> None:
         """Bring the schema up to date: only here, where the database is ours alone."""

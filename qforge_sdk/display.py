@@ -25,28 +25,18 @@ if TYPE_CHECKING:
 PICTURE_SIZE: Final = (220, 150)
 """Width and height of a structure, pixels."""
 
-MOST_DRAWN_ATOMS: Final = 250
-"""Heavy atoms of the largest structure that is drawn."""
+SMALL_SIZE: Final = (130, 90)
+"""Width and height of a structure among many, pixels."""
 
 SHOWN_ROWS: Final = 50
 """Rows of a DataFrame that are shown when nobody asks for more."""
 
-# More than a readable picture has. RDKit tries out double bonds in one system of aromatic rings: 23 rings of a torus
-# take it 20 ms, 29 take it minutes.
-_LONGEST_SMILES: Final = 2_000
-_MOST_RINGS: Final = 100
-_MOST_FUSED_RINGS: Final = 24
 _LONGEST_CELL: Final = 200
 _NOTHING: Final = "\N{EN DASH}"
 _VOID: Final = frozenset({"br", "hr", "img"})
 _LEFT: Final = "text-align:left"
+_RIGHT: Final = "text-align:right"
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# RDKit's comments, the names of its atoms and bonds, and what every SVG has by default: half of the text.
-_SURPLUS: Final = re.compile(
-    r"<\?xml.*?\?>|<!--.*?-->| class='[^']*'"
-    r"|fill-rule:evenodd;|stroke-line(?:cap:butt|join:miter);|;?stroke-opacity:1;?",
-    re.DOTALL,
-)
 
 
 class Html(str):
@@ -61,6 +51,24 @@ class Html(str):
 def text(value: object) -> Html:
     """A value as a page shows it: escaped, unless it is Html."""
     return value if isinstance(value, Html) else Html(escape(str(value)))
+
+
+def chart_text(value: object, *, length: int = 60) -> Html:
+    """A value as a plotly chart shows it, which takes ``<b>`` and ``&lt;`` for markup as a page does.
+
+    Parameters
+    ----------
+    value
+        Escaped, unless it is Html.
+    length
+        Characters of the longest text that is shown whole.
+
+    Returns
+    -------
+    Html
+        For names, titles and hover texts. Quotes stay as they are: plotly does not know how they are escaped.
+    """
+    return value if isinstance(value, Html) else Html(escape(_plain(_shortened(str(value), length)), quote=False))
 
 
 def together(*parts: object) -> Html:
@@ -132,8 +140,25 @@ def table(facts: Mapping[str, object], *, caption: object = "") -> Html:
     Html
         A table.
     """
-    lines = (element("tr", element("th", name, style=_LEFT), _cell(value)) for name, value in facts.items())
-    return element("table", *_caption(caption), element("tbody", *lines))
+    return _names_and(map(_cell, facts.values()), facts, caption)
+
+
+def counts_table(counts: Mapping[str, int], *, caption: object = "") -> Html:
+    """How many of each, one line each.
+
+    Parameters
+    ----------
+    counts
+        Name to number.
+    caption
+        What it is about.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    return _names_and((element("td", f"{n:,}", style=_RIGHT) for n in counts.values()), counts, caption)
 
 
 def frame_table(
@@ -200,7 +225,7 @@ def record(title: object, facts: Mapping[str, object], *, picture: Html | None =
 def structure_svg(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formula: object = None) -> Html:
     """A structure as SVG on a white rounded card, transparent around it.
 
-    Without a SMILES, or where it cannot be read or has more than :data:`MOST_DRAWN_ATOMS` heavy atoms, the card holds
+    Without a SMILES, or where it cannot be read or is too large (:mod:`qforge_sdk.drawing`), the card holds
     the formula and a word why; nothing is raised for what the SMILES is.
 
     Parameters
@@ -223,8 +248,7 @@ def structure_svg(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formu
         ``size`` is not two whole numbers from 20 to 4,000.
     """
     width, height = _checked(size)
-    drawn = _drawing(smiles, width, height)
-    inner = drawn if isinstance(drawn, Html) else _words(drawn, formula, width, height)
+    inner = _picture(smiles, width, height, formula)
     card = element("rect", x=1, y=1, width=width - 2, height=height - 2, rx=8, fill="#ffffff", stroke="#d0d0d0")
     label = next((one for one in (smiles, formula) if not _is_missing(one)), "")
     return element(
@@ -320,6 +344,24 @@ class StructureTable:
         )
 
 
+def frame_with_structures(df: pd.DataFrame) -> Html:
+    """All rows of a DataFrame, with small structures where it has a column ``smiles``.
+
+    Parameters
+    ----------
+    df
+        What to show, a page of rows.
+
+    Returns
+    -------
+    Html
+        A table.
+    """
+    if "smiles" not in df.columns:
+        return frame_table(df, rows=len(df))
+    return Html(structures(df, rows=len(df), size=SMALL_SIZE)._repr_html_())
+
+
 def structures(
     df: pd.DataFrame,
     smiles_column: Any = "smiles",
@@ -386,64 +428,15 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _drawing(smiles: object, width: int, height: int) -> Html | str:
-    """What RDKit draws, or a word why it draws nothing."""
-    if _is_missing(smiles) or not str(smiles).strip():
-        return "no SMILES"
-    if not isinstance(smiles, str):
-        return "no SMILES text"
-    if len(smiles) > _LONGEST_SMILES:
-        return "too large to draw"
-    from rdkit import Chem, rdBase
-    from rdkit.Chem.Draw import rdMolDraw2D
+def _picture(smiles: object, width: int, height: int, formula: object) -> Html:
+    if _is_missing(smiles) or smiles == "":
+        return _words("no SMILES", formula, width, height)
+    from qforge_sdk.drawing import Undrawn, drawing
 
-    with rdBase.BlockLogs():
-        try:
-            molecule = _molecule(smiles)
-            if isinstance(molecule, str):
-                return molecule
-            drawer = rdMolDraw2D.MolDraw2DSVG(width, height)
-            options: Any = drawer.drawOptions()
-            options.clearBackground = False
-            options.fixedBondLength = 30.0
-            options.padding = 0.08
-            rdMolDraw2D.PrepareAndDrawMolecule(drawer, molecule)
-        except (Chem.MolSanitizeException, ValueError, RuntimeError):
-            return "cannot be drawn"
-        drawer.FinishDrawing()
-    svg = _SURPLUS.sub("", drawer.GetDrawingText())
-    return Html(svg[svg.index(">") + 1 : svg.rindex("</svg>")].strip())
-
-
-def _molecule(smiles: str) -> Any:
-    """The molecule, or a word why there is none to draw."""
-    from rdkit import Chem
-
-    parser: Any = Chem.SmilesParserParams()
-    parser.allowCXSMILES = parser.parseName = parser.removeHs = parser.sanitize = False
-    # Counted before RDKit searches rings and double bonds, which can take it for ever.
-    raw: Any = Chem.MolFromSmiles(smiles, parser)
-    if raw is None:
-        return "not a SMILES"
-    if raw.GetNumHeavyAtoms() > MOST_DRAWN_ATOMS:
-        return f"{raw.GetNumHeavyAtoms():,} heavy atoms"
-    if raw.GetNumBonds() - raw.GetNumAtoms() >= _MOST_RINGS or _fused_rings(raw) > _MOST_FUSED_RINGS:
-        return "too many rings to draw"
-    molecule = Chem.RemoveHs(raw, sanitize=False)
-    Chem.SanitizeMol(molecule)
-    Chem.AssignStereochemistry(molecule, cleanIt=True)
-    return molecule if _fused_rings(molecule) <= _MOST_FUSED_RINGS else "too many rings to draw"
-
-
-def _fused_rings(molecule: Any) -> int:
-    """Rings of the largest system of aromatic bonds."""
-    from rdkit import Chem
-
-    aromatic = [bond.GetIdx() for bond in molecule.GetBonds() if bond.GetIsAromatic()]
-    if not aromatic:
-        return 0
-    systems: Any = Chem.GetMolFrags(Chem.PathToSubmol(molecule, aromatic), asMols=True, sanitizeFrags=False)
-    return max(one.GetNumBonds() - one.GetNumAtoms() + 1 for one in systems)
+    try:
+        return Html(drawing(str(smiles), width, height))
+    except Undrawn as exc:
+        return _words(str(exc), formula, width, height)
 
 
 def _words(reason: str, formula: object, width: int, height: int) -> Html:
@@ -490,10 +483,15 @@ def _caption(caption: object) -> tuple[Html, ...]:
     return (element("caption", caption, style=_LEFT),) if caption else ()
 
 
+def _names_and(cells: Iterable[Html], names: Iterable[str], caption: object) -> Html:
+    lines = (element("tr", element("th", name, style=_LEFT), cell) for name, cell in zip(names, cells, strict=True))
+    return element("table", *_caption(caption), element("tbody", *lines))
+
+
 def _cell(value: Any) -> Html:
     if isinstance(value, bool) or not isinstance(value, Real) or _is_missing(value):
         return element("td", _shown(value), style=_LEFT)
-    return element("td", _number(value), style="text-align:right")
+    return element("td", _number(value), style=_RIGHT)
 
 
 def _number(value: Real) -> str:

@@ -15,19 +15,24 @@ from sqlalchemy import Select, Subquery, func, select
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql import ColumnElement
 
+from qforge_sdk import display
 from qforge_sdk.db.expressions import mentions_other, moved_onto
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation, Molecule
 from qforge_sdk.db.pages import ordered_page
 from qforge_sdk.db.reader import ArrowReader
-from qforge_sdk.errors import InvalidInput
+from qforge_sdk.errors import InvalidInput, QForgeError
 from qforge_sdk.fields import Field, TableFields
 from qforge_sdk.filters import condition, smiles_hash, whole
 from qforge_sdk.frames import arrow_schema, conform, conversion_factors, to_frame
 from qforge_sdk.parquet import file_metadata
+from qforge_sdk.progress import progress_bar
 
 __all__ = ["DEFAULT_BATCH_ROWS", "Query", "condition", "smiles_hash"]
 
 DEFAULT_BATCH_ROWS: Final = 65_536
+# What a notebook shows of a query that nobody asked to run costs no more than a glance.
+_HEAD_ROWS: Final = 5
+_COUNTED_ROWS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,8 @@ class Query:
         QForgeError
             What the server reported.
         """
-        return self._finish(self.reader.read(self.statement()))
+        with progress_bar(None, f"reading {self.table.name}") as bar:
+            return self._finish(self.reader.read(self.statement(), advance=bar.update))
 
     def iter_batches(self, rows: int = DEFAULT_BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read it as record batches of at most ``rows`` rows, from one snapshot, with flat memory.
@@ -185,14 +191,26 @@ class Query:
             for batch in stream:
                 yield from self._finish(batch).combine_chunks().to_batches(max_chunksize=rows)
 
-    def count(self) -> int:
+    def count(self, *, most: int | None = None) -> int:
         """Number of rows, counted by the server.
+
+        Parameters
+        ----------
+        most
+            Count no further than this, which is quick however many there are.
+
+        Returns
+        -------
+        int
+            ``most`` where there are so many or more.
 
         Raises
         ------
         QForgeError
             What the server reported.
         """
+        if most is not None and (self.n is None or most < self.n):
+            return self.order_by().limit(most).count()
         inner = self._rows(()) if self.n is None else self._rows(self.order)
         counted = select(func.count()).select_from(inner.subquery())
         return int(self.reader.read(counted).column(0)[0].as_py())
@@ -219,9 +237,13 @@ class Query:
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         schema = arrow_schema(self._kinds()).with_metadata(file_metadata(self.table.name))
         try:
-            with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+            with (
+                pq.ParquetWriter(partial, schema, compression="zstd") as writer,
+                progress_bar(None, f"writing {target.name}") as bar,
+            ):
                 for batch in self._batches(DEFAULT_BATCH_ROWS * 4):
                     writer.write_batch(batch)
+                    bar.update(batch.num_rows)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -271,6 +293,17 @@ class Query:
 
     def __repr__(self) -> str:
         return f"Query({self.table.name}, {len(self.conditions)} conditions, lazy: call .df())"
+
+    def _repr_html_(self) -> str:
+        told = display.paragraph(f"Query of {self.table.name}, lazy: .df() reads it all")
+        try:
+            head = self.limit(_HEAD_ROWS if self.n is None else min(self.n, _HEAD_ROWS)).df()
+            count = len(head) if len(head) < _HEAD_ROWS else self.count(most=_COUNTED_ROWS)
+        except QForgeError as exc:
+            return display.together(told, display.failure(exc))
+        many = f"{count:,}" if count < _COUNTED_ROWS else f"{_COUNTED_ROWS:,} or more"
+        rest = display.paragraph(f"{len(head):,} of {many} rows")
+        return display.together(told, display.frame_with_structures(head), rest)
 
     def _fields(self) -> list[Field]:
         return [self.table[name] for name in self.columns or self.table.default_columns()]

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Never
+from typing import Any, ClassVar, Final, Never
 
 import pandas as pd
 from pydantic import BaseModel
@@ -14,11 +14,12 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
+from qforge_sdk import display
 from qforge_sdk.db.models import PUBLIC_USER_ID, Base
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import AccessDenied, InvalidInput, NotFound
+from qforge_sdk.errors import AccessDenied, InvalidInput, NotFound, QForgeError
 from qforge_sdk.fields import TableFields
 from qforge_sdk.query import Query
 
@@ -108,6 +109,10 @@ class Context:
         return PUBLIC_USER_ID
 
 
+# Counting on would make showing what one may call wait.
+_COUNTED_ROWS: Final = 10_000
+
+
 class Accessor:
     """The rows of one table.
 
@@ -126,6 +131,16 @@ class Accessor:
     def __repr__(self) -> str:
         verbs = [name for name in dir(self) if not name.startswith("_")]
         return f"<{self._table.name}: {', '.join(verbs)}>"
+
+    def _repr_html_(self) -> str:
+        verbs = ", ".join(name for name in dir(self) if not name.startswith("_"))
+        what = (type(self).__doc__ or "").partition("\n")[0]
+        try:
+            count = self.where().count(most=_COUNTED_ROWS)
+        except QForgeError as exc:
+            return display.together(display.paragraph(self), display.failure(exc))
+        many = f"{count:,}" if count < _COUNTED_ROWS else f"{_COUNTED_ROWS:,} or more"
+        return display.table({"rows": many, "methods": verbs}, caption=f"{self._table.name}: {what}")
 
     def query(
         self,

@@ -173,7 +173,10 @@ def named_owners(tenant: uuid.UUID | None, found: Sequence[str | None]) -> list[
     """
     if tenant is not None:
         return [tenant, PUBLIC_USER_ID]
-    return None if len(found) > MANY_OWNERS else [None if one is None else uuid.UUID(one) for one in found]
+    if len(found) > MANY_OWNERS:
+        return None
+    # Of nobody's rows there is no SELECT.
+    return [None if one is None else uuid.UUID(one) for one in found] or [None]
 
 
 class Paged(Accessor):

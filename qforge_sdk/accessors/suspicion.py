@@ -28,6 +28,7 @@ from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.snapshot import exported_snapshot
 from qforge_sdk.fields import ATOMS, CALCULATIONS
 from qforge_sdk.frames import arrow_schema, conform, to_frame
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.query import Query
 
 #: Method and solvation: energies of one sum over elements.
@@ -72,10 +73,12 @@ def find_suspicious(context: Context, query: Query, limits: Limits) -> pd.DataFr
         with (
             closing(_stream(context.reader, _judged(query), snapshot.name)) as batches,
             closing(_stream(context.reader, _atoms_of(query), snapshot.name)) as atom_batches,
+            progress_bar(None, "judging calculations") as bar,
         ):
             atoms = _Atoms(atom_batches)
             for rows in batches:
                 search.judge(rows, atoms)
+                bar.update(rows.num_rows)
     return search.frame()
 
 
@@ -173,14 +176,16 @@ def _fit(reader: ArrowReader, snapshot: str, compositions: Compositions, limits:
     """Fit a sum for each group on everything that may be read."""
     query = Query(reader, CALCULATIONS).where(Calculation.energy.is_not(None), convergence_status="converged")
     samples: dict[Group, EnergySample] = defaultdict(EnergySample)
-    for rows in _stream(reader, query.select(_FITTED).statement(), snapshot):
-        keys, these = _numbers(rows, "id", np.int64), _calculations(rows, compositions)
-        groups = _groups(rows)
-        for group in dict.fromkeys(groups):
-            its = np.array([one == group for one in groups])
-            samples[group].add(
-                keys[its], these.energy[its], these.counts[its], these.charge[its], these.unpaired[its]
-            )
+    with progress_bar(None, "fitting energies") as bar:
+        for rows in _stream(reader, query.select(_FITTED).statement(), snapshot):
+            keys, these = _numbers(rows, "id", np.int64), _calculations(rows, compositions)
+            groups = _groups(rows)
+            for group in dict.fromkeys(groups):
+                its = np.array([one == group for one in groups])
+                samples[group].add(
+                    keys[its], these.energy[its], these.counts[its], these.charge[its], these.unpaired[its]
+                )
+            bar.update(rows.num_rows)
     ordered = sorted(samples, key=lambda group: (group[0], group[1] or ""))
     return {group: samples[group].fit(floor=limits.min_deviation) for group in ordered}
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm.auto import tqdm
 
 from qforge_sdk.chem.isolation import CPU_SECONDS, Worker, validate_apart
 from qforge_sdk.chem.smiles import looks_heavy
 from qforge_sdk.chem.worker import COLUMNS, FAULTS, Columns, validate_column
 from qforge_sdk.errors import InvalidInput
+from qforge_sdk.progress import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def _validate_distinct(texts: list[Any], *, workers: Any, progress: bool | None,
         chunk = max(_CHUNK, min(_TASK, len(texts) // max(sum(workers.nthreads().values()), 1) + 1))
     chunks = [texts[start : start + chunk] for start in range(0, len(texts), chunk)]
     columns: Columns = {name: [] for name in (*COLUMNS, *FAULTS)}
-    with _bar(len(texts), progress) as bar:
+    with progress_bar(progress, "validating", len(texts), unit=" SMILES") as bar:
         for done in _run(chunks, workers, cpu_seconds):
             for name, values in done.items():
                 columns[name].extend(values)
@@ -195,10 +195,3 @@ def _run_on_cluster(chunks: list[list[Any]], client: Any, cpu_seconds: float) ->
             yield task.result()
     finally:
         client.cancel(tasks)
-
-
-@contextmanager
-def _bar(total: int, progress: bool | None) -> Iterator[Any]:
-    disable = None if progress is None else not progress
-    with tqdm(total=total, unit=" SMILES", desc="validating", delay=2, disable=disable, leave=False) as bar:
-        yield bar

@@ -121,10 +121,7 @@ class _Reader:
         geometry = final or (None if optimized else start)
         forces = self._read_forces(geometry)
         self._read_charges()
-        chosen = {name: self.sources.choose(name) for name in TRUST}
-        if (chosen["homo"] is None) != (chosen["lumo"] is None):
-            # A hydrogen atom has one orbital, a proton none filled; xtb prints the one energy for the gap then.
-            chosen["gap"] = None
+        chosen = self._choose()
         charge = float(chosen["total_charge"] or 0.0)
         status, reason = self._judge(job, chosen["energy"])
         result = XtbResult(
@@ -162,6 +159,13 @@ class _Reader:
             output_json=self.run.folder / self.own["xtbout.json"] if "xtbout.json" in self.own else None,
             sources=self.sources.taken,
         )
+
+    def _choose(self) -> dict[str, Any]:
+        chosen = {name: self.sources.choose(name) for name in TRUST}
+        if (chosen["homo"] is None) != (chosen["lumo"] is None):
+            # A hydrogen atom has one orbital, a proton none filled; xtb prints the one energy for the gap then.
+            chosen["gap"] = None
+        return chosen
 
     # Files ----------------------------------------------------------------------------------------------------------
 

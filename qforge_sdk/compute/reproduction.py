@@ -7,9 +7,9 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Final
 
+from qforge_sdk import display
 from qforge_sdk.chem.geometry import Geometry
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.compute import ENGINES, get_engine
@@ -187,8 +187,7 @@ class Reproduction:
             "repeated by": self.engine,
             **({"assumed": ", ".join(self.assumed)} if self.assumed else {}),
         }
-        rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-        return f"<table>{rows}</table><pre>{escape(str(self))}</pre>"
+        return display.together(display.table(facts), display.preformatted(self))
 
 
 def reproduction(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Final
 
 from sqlalchemy import Engine as DatabaseEngine
-from tqdm.auto import tqdm
 
 from qforge_sdk.compute import get_engine
 from qforge_sdk.compute.cluster import Cluster
@@ -22,6 +21,7 @@ from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.db.work import Outlook, Work
 from qforge_sdk.errors import InvalidInput
+from qforge_sdk.progress import ProgressBar, progress_bar
 from qforge_sdk.schemas import BatchReport
 
 # Thirty years; longer ones are beyond the clocks of processes and of PostgreSQL.
@@ -137,8 +137,8 @@ def run(
         What else the server reported.
     """
     started = perf_counter()
-    with _Bar(name, progress) as bar:
-        tally = _works(job, database, workers, bar).run()
+    with progress_bar(progress, name, unit=" molecules") as bar:
+        tally = _works(job, database, workers, _shown_on(bar)).run()
     with translated(), database.begin() as connection:
         found = BatchItems(connection, job.work).account()
     by_status = found.by_status
@@ -156,9 +156,9 @@ def run(
     )
 
 
-def _works(job: Job, database: DatabaseEngine, workers: Any, bar: _Bar) -> Supervisor | Cluster:
+def _works(job: Job, database: DatabaseEngine, workers: Any, look: Callable[[Outlook], None]) -> Supervisor | Cluster:
     if hasattr(workers, "submit") and hasattr(workers, "nthreads") and not getattr(workers, "asynchronous", False):
-        return Cluster(job, database, workers, look=bar.show)
+        return Cluster(job, database, workers, look=look)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
@@ -167,30 +167,14 @@ def _works(job: Job, database: DatabaseEngine, workers: Any, bar: _Bar) -> Super
             field="workers",
             value=workers,
         )
-    return Supervisor(job, database, workers=workers, look=bar.show)
+    return Supervisor(job, database, workers=workers, look=look)
 
 
-class _Bar:
-    """A progress bar over all items of a batch, whoever works on them."""
+def _shown_on(bar: ProgressBar) -> Callable[[Outlook], None]:
+    """Shows all items of a batch, whoever works on them."""
 
-    def __init__(self, name: str, progress: bool | None) -> None:
-        disable = None if progress is None else not progress
-        self._bar: Any = tqdm(total=0, desc=name, unit=" molecules", disable=disable)
-        self._first = True
+    def show(found: Outlook) -> None:
+        failed = f"{found.failed:,} failed" if found.failed else ""
+        bar.reach(found.ended, total=found.total, text=failed)
 
-    def show(self, found: Outlook) -> None:
-        if self._first:
-            self._first = False
-            self._bar.reset(total=found.total)
-            # What had ended before says nothing about how fast it goes.
-            self._bar.initial = found.ended
-        self._bar.n = found.ended
-        if found.failed:
-            self._bar.set_postfix(failed=found.failed, refresh=False)
-        self._bar.refresh()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._bar.close()
+    return show

@@ -130,17 +130,8 @@ def inspect_access(connection: Connection) -> AccessReport:
             f'{role} may create objects in schema {name}: REVOKE CREATE ON SCHEMA {name} FROM PUBLIC, "{role}"'
             for name in connection.execute(_WRITABLE_SCHEMAS, names).scalars()
         ),
+        *_kind_problems(connection, who, names | {"server_roles": list(_SERVER_ROLES)}),
     ]
-    names["server_roles"] = list(_SERVER_ROLES)
-    if who.kind == "tenant":
-        problems += _login_problems(connection.execute(_THIS_LOGIN, names).all())
-    elif who.kind == "service" and who.user_id is None:
-        problems += _login_problems(connection.execute(_TENANT_LOGINS, names).all())
-    elif who.kind == "other":
-        problems.append(
-            f"the login {who.login!r} is neither a tenant's nor the service's: log in as the owner of the tables, or "
-            "have the service make a tenant's login with client.admin.create_login()"
-        )
     return AccessReport(
         strength=_STRENGTHS.get(who.kind, "service" if who.user_id is None else "scope"),
         login=who.login,
@@ -167,6 +158,19 @@ def inspect_access(connection: Connection) -> AccessReport:
         ),
         problems=tuple(problems),
     )
+
+
+def _kind_problems(connection: Connection, who: Any, names: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the login itself or, for the service, with the logins of its tenants."""
+    if who.kind == "tenant":
+        yield from _login_problems(connection.execute(_THIS_LOGIN, names).all())
+    elif who.kind == "service" and who.user_id is None:
+        yield from _login_problems(connection.execute(_TENANT_LOGINS, names).all())
+    elif who.kind == "other":
+        yield (
+            f"the login {who.login!r} is neither a tenant's nor the service's: log in as the owner of the tables, or "
+            "have the service make a tenant's login with client.admin.create_login()"
+        )
 
 
 def require_held(report: AccessReport) -> None:

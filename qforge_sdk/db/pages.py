@@ -191,8 +191,6 @@ def of_each(owners: Sequence[uuid.UUID | None] | None, rows: Select[Any], table:
     """
     if owners is None:
         return [OwnersRows(rows)]
-    if not owners:
-        return [OwnersRows(rows.where(false()))]
     return [OwnersRows(rows.where(table.c.user_id == owner), table.c.user_id) for owner in dict.fromkeys(owners)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
 
 from qforge_sdk.db.work import Work
 
@@ -160,14 +160,8 @@ def _insert_calculations(connection: Connection, work: Work, ended: Sequence[End
     if not done:
         return {}
     rows: list[Mapping[str, Any]] = [one.row for one in done if one.row is not None]
-    source, values = _table(_COLUMNS, rows)
-    stored = connection.execute(
-        text(
-            f"INSERT INTO public.calculations (user_id, {', '.join(_COLUMNS)}) "
-            f"SELECT CAST(:owner AS uuid), t.* FROM {source} AS t RETURNING molecule_id, id"
-        ),
-        {**values, "owner": work.owner},
-    )
+    columns = _by_column(_COLUMNS, rows)
+    stored = _insert(connection, work, "calculations", _COLUMNS, columns, returning="molecule_id, id")
     by_molecule: dict[int, int] = {row.molecule_id: row.id for row in stored}
     return {one.item_id: by_molecule[row["molecule_id"]] for one, row in zip(done, rows, strict=True)}
 
@@ -182,14 +176,7 @@ def _insert_atoms(
         columns["calculation_id"] += [calculations.get(one.item_id)] * len(one.atoms.get("atom_index", ()))
     if not columns["calculation_id"]:
         return
-    source, values = _columns_as_table(_ATOM_COLUMNS, columns)
-    connection.execute(
-        text(
-            f"INSERT INTO public.atomic_properties (user_id, {', '.join(_ATOM_COLUMNS)}) "
-            f"SELECT CAST(:owner AS uuid), t.* FROM {source} AS t"
-        ),
-        {**values, "owner": work.owner},
-    )
+    _insert(connection, work, "atomic_properties", _ATOM_COLUMNS, columns)
 
 
 def _end_items(
@@ -206,7 +193,7 @@ def _end_items(
         }
         for one in ended
     ]
-    source, values = _table(_ITEM_COLUMNS, rows)
+    source, values = _as_table(_ITEM_COLUMNS, _by_column(_ITEM_COLUMNS, rows))
     done = connection.execute(text(_END.format(ended=source)), {**values, "token": token})
     if done.rowcount != len(ended):
         raise LeaseLost
@@ -229,14 +216,7 @@ def insert_events(connection: Connection, work: Work, rows: Sequence[Mapping[str
     sqlalchemy.exc.DBAPIError
         What the server reported.
     """
-    source, values = _table(_EVENT_COLUMNS, rows)
-    connection.execute(
-        text(
-            f"INSERT INTO public.event_logs (user_id, {', '.join(_EVENT_COLUMNS)}) "
-            f"SELECT CAST(:owner AS uuid), t.* FROM {source} AS t"
-        ),
-        {**values, "owner": work.owner},
-    )
+    _insert(connection, work, "event_logs", _EVENT_COLUMNS, _by_column(_EVENT_COLUMNS, rows))
 
 
 def _batch_end(connection: Connection, work: Work) -> BatchEnd | None:
@@ -254,12 +234,32 @@ def _batch_end(connection: Connection, work: Work) -> BatchEnd | None:
     return BatchEnd(row.batch_name, row.total_molecules, row.successful_count, row.failed_count, seconds)
 
 
-def _table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str]]:
-    """Rows as SQL, and its parameters."""
-    return _columns_as_table(columns, {name: [row.get(name) for row in rows] for name in columns})
+def _insert(
+    connection: Connection,
+    work: Work,
+    table: str,
+    columns: Mapping[str, str],
+    given: Mapping[str, Iterable[Any]],
+    *,
+    returning: str = "",
+) -> CursorResult[*tuple[Any, ...]]:
+    """Rows that belong to the owner of the batch."""
+    source, values = _as_table(columns, given)
+    return connection.execute(
+        text(
+            f"INSERT INTO public.{table} (user_id, {', '.join(columns)}) "
+            f"SELECT CAST(:owner AS uuid), t.* FROM {source} AS t {returning and f'RETURNING {returning}'}"
+        ),
+        {**values, "owner": work.owner},
+    )
 
 
-def _columns_as_table(columns: Mapping[str, str], given: Mapping[str, Iterable[Any]]) -> tuple[str, dict[str, str]]:
+def _by_column(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row.get(name) for row in rows] for name in columns}
+
+
+def _as_table(columns: Mapping[str, str], given: Mapping[str, Iterable[Any]]) -> tuple[str, dict[str, str]]:
+    """Columns as SQL, and its parameters."""
     arrays = ", ".join(f"CAST(:c_{name} AS {kind}[])" for name, kind in columns.items())
     source = f"(SELECT * FROM unnest({arrays}) AS u ({', '.join(columns)}))"
     return source, {f"c_{name}": _array(given[name]) for name in columns}

@@ -19,7 +19,6 @@ from queue import SimpleQueue
 from typing import Any, Final
 
 from sqlalchemy import Engine
-from tqdm.auto import tqdm
 
 from qforge_sdk.chem.isolation import Death, Worker
 from qforge_sdk.db.sqlstate import translated
@@ -30,6 +29,7 @@ from qforge_sdk.migrate.read import unreadable as unreadable_run
 from qforge_sdk.migrate.report import MigrationReport
 from qforge_sdk.migrate.scan import Ahead, Unreadable, scan
 from qforge_sdk.migrate.storable import path_text
+from qforge_sdk.progress import ProgressBar, progress_bar
 
 CHUNK_RUNS: Final = 500
 _READ_AT_ONCE: Final = 50
@@ -134,10 +134,9 @@ def bring(
         What the server reported; chunks that were applied before stay.
     """
     started = time.perf_counter()
-    hidden = None if progress is None else not progress
     with translated():
         plan = Plan.of(engine, owner)
-        with tqdm(desc="migrating", unit=" runs", delay=2, disable=hidden, leave=False) as bar:
+        with progress_bar(progress, "migrating", unit=" runs") as bar:
             for chunk in _chunks(found):
                 _count(bar, total)
                 plan.settle(chunk, root, dry_run=dry_run)
@@ -220,8 +219,8 @@ def _chunks(found: Iterator[Found]) -> Iterator[list[Found]]:
         yield chunk
 
 
-def _count(bar: Any, total: int | Ahead | None) -> None:
+def _count(bar: ProgressBar, total: int | Ahead | None) -> None:
     """The end of the bar is what was found so far, and says so until all is found."""
     bar.total = total.count if isinstance(total, Ahead) else total
     if isinstance(total, Ahead):
-        bar.set_postfix_str("" if total.is_complete else "still searching", refresh=False)
+        bar.text = "" if total.is_complete else "still searching"

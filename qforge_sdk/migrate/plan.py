@@ -222,6 +222,7 @@ class Plan:
             pa.table({"source_id": pa.array(source_ids, pa.string()), **columns}),
             owner=self.owner,
             on_error="raise",
+            progress=False,
         )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow as pa
 
+from qforge_sdk import display
+
 COLUMNS: Final = ("path", "outcome", "action", "reason", "calculation_id", "source_id", "smiles", "status", "doubts")
 OUTCOMES: Final = ("new", "changed", "doubtful", "already_there", "unreadable")
 
@@ -64,6 +66,15 @@ class MigrationReport:
         parts = " + ".join(f"{count:,} {outcome}" for outcome, count in self.counts.items())
         how = "dry run, " if self.dry_run else ""
         return f"MigrationReport({len(self.rows):,} runs = {parts}, {how}{self.seconds:.1f} s)"
+
+    def _repr_html_(self) -> str:
+        how = ", dry run: nothing was written" if self.dry_run else ""
+        counts = display.counts_table(self.counts, caption=f"{len(self.rows):,} runs in {self.seconds:.1f} s{how}")
+        odd = self.rows[self.rows.outcome.isin(("doubtful", "unreadable"))]
+        if odd.empty:
+            return counts
+        shown = odd[["path", "outcome", "reason", "doubts"]].reset_index(drop=True)
+        return display.together(counts, display.frame_table(shown, caption="doubtful and unreadable", rows=10))
 
 
 class Lines:

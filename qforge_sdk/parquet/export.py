@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Select, select
 
 import qforge_sdk._version as version
+from qforge_sdk import display
 from qforge_sdk.db.models import TABLES
 from qforge_sdk.db.reader import ArrowReader
 from qforge_sdk.db.schema import head_revision
@@ -37,7 +38,7 @@ from qforge_sdk.parquet.manifest import (
     table_fields,
     table_schema,
 )
-from qforge_sdk.parquet.progress import progress_bar
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.quantities import did_you_mean
 
 ROW_GROUP_ROWS: Final = 131_072
@@ -71,6 +72,10 @@ class ExportReport:
     def __repr__(self) -> str:
         tables = ", ".join(f"{table}: {n:,}" for table, n in self.rows.items())
         return f"<ExportReport {self.folder}: {tables}; {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        caption = f"exported to {self.folder}: {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s"
+        return display.counts_table(self.rows, caption=caption)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection, Engine
 
+from qforge_sdk import display
 from qforge_sdk.db.models import TABLES
 from qforge_sdk.db.restore import (
     Counts,
@@ -30,7 +32,7 @@ from qforge_sdk.db.snapshot import tenant_of
 from qforge_sdk.errors import ExportMismatch
 from qforge_sdk.parquet.content import Content, content_of
 from qforge_sdk.parquet.manifest import Manifest, TableEntry, check_files, read_manifest
-from qforge_sdk.parquet.progress import progress_bar
+from qforge_sdk.progress import progress_bar
 
 _BATCH_ROWS: Final = 32_768
 
@@ -70,6 +72,14 @@ class RestoreReport:
             for table, n in self.rows.items()
         )
         return f"<RestoreReport {self.folder}: {tables}; {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s>"
+
+    def _repr_html_(self) -> str:
+        caption = f"restored from {self.folder}: {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s"
+        columns = {"table": list(self.rows)} | {
+            name: list(counts.values())
+            for name, counts in (("rows", self.rows), ("new", self.inserted), ("there already", self.existing))
+        }
+        return display.frame_table(pd.DataFrame(columns), caption=caption)
 
 
 @dataclass(frozen=True, slots=True)

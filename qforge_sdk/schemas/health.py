@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from qforge_sdk import display
 from qforge_sdk.schemas.records import Record, Summary
 
 Verb = Literal["select", "insert", "update", "delete"]
@@ -58,3 +59,11 @@ class HealthCheckResponse(Summary):
     tables_exist: bool
     pool_size: Annotated[str | None, Field(description="Connections that the pool keeps")] = None
     access: Annotated[AccessReport | None, Field(description="Whose rows this connection reaches")] = None
+
+    def _repr_html_(self) -> str:
+        facts = {name: getattr(self, name) for name in ("status", "database", "message", "tables_exist", "pool_size")}
+        if self.access is None:
+            return display.record("health", facts)
+        who = {name: getattr(self.access, name) for name in ("strength", "login", "role", "user_id")}
+        problems = (display.paragraph(problem) for problem in self.access.problems)
+        return display.together(display.record("health", facts | who), *problems)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from qforge_sdk import display
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -30,3 +32,10 @@ class Page:
     is_exact: bool
     next: str | None = field(repr=False)
     previous: str | None = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        number = "" if self.count is None else f" of {'' if self.is_exact else 'at least '}{self.count:,} rows"
+        more = [name for name in ("previous", "next") if getattr(self, name) is not None]
+        ways = f"; there is a {' and a '.join(more)} page" if more else ""
+        told = display.paragraph(f"{len(self.frame):,}{number or ' rows'}{ways}")
+        return display.together(display.frame_with_structures(self.frame), told)

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from qforge_sdk import display
 from qforge_sdk.quantities import QUANTITIES
 
 ConvergenceStatus = Literal["converged", "not_converged", "error"]
@@ -52,6 +53,19 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
 
 def _uuid_text(value: Any) -> Any:
     return str(value) if isinstance(value, uuid.UUID) else value
+
+
+def _with_unit(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return f"{name} ({extra['unit']})" if isinstance(extra, dict) and "unit" in extra else name
+
+
+def _brief(value: object) -> object:
+    if isinstance(value, Record):
+        return value._title()
+    if isinstance(value, list | tuple) and value and isinstance(value[0], Record):
+        return f"{len(value):,} records"
+    return value
 
 
 def _quantity(name: str, *, ge: float | None = None) -> FieldInfo:
@@ -86,6 +100,25 @@ class Record(BaseModel):
     """Base of all records: frozen, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    def _repr_html_(self) -> str:
+        return display.record(self._title(), self._shown(), picture=self._picture())
+
+    def _title(self) -> str:
+        key = getattr(self, "id", None)
+        return type(self).__name__ if key is None else f"{type(self).__name__} {key}"
+
+    def _shown(self) -> dict[str, object]:
+        """What a notebook shows of each field: numbers with their unit, of other records only how many."""
+        return {
+            _with_unit(name, field): _brief(getattr(self, name)) for name, field in type(self).model_fields.items()
+        }
+
+    def _picture(self) -> display.Html | None:
+        """The structure of the molecule that the record is or knows."""
+        molecule = getattr(self, "molecule", None) or self
+        smiles, formula = getattr(molecule, "smiles", None), getattr(molecule, "formula", None)
+        return display.structure(smiles, formula=formula) if smiles or formula else None
 
 
 class _Input(Record):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from qforge_sdk import display
 from qforge_sdk.errors import RowsRejected
 
 _RATE_UNITS: Final = (("a second", 1), ("a minute", 60), ("an hour", 3600))
@@ -108,9 +108,10 @@ class LoadReport:
             "existing": self.n_existing,
             "rejected": self.n_rejected,
         }
-        cells = "".join(f"<tr><th>{name}</th><td>{value:,}</td></tr>" for name, value in facts.items())
-        faults = self.rejected.head(10).to_html(escape=True, index=False) if self.n_rejected else ""
-        return f"<table><caption>{escape(self.entity)}: {self.seconds:.2f} s</caption>{cells}</table>{faults}"
+        shown = display.counts_table(facts, caption=f"{self.entity}: {self.seconds:.2f} s")
+        if not self.n_rejected:
+            return shown
+        return display.together(shown, display.frame_table(self.rejected, caption="rejected", rows=10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +184,9 @@ class AdoptionReport:
         )
 
     def _repr_html_(self) -> str:
-        caption = f"<p>{escape(repr(self))}</p>"
-        parts = (self.tables, self.summary, self.doubts.head(10))
-        return caption + "".join(part.to_html(escape=True, index=False) for part in parts)
+        parts = {"tables": self.tables, "doubts by code": self.summary, "doubts": self.doubts}
+        tables = (display.frame_table(part, caption=name, rows=10) for name, part in parts.items())
+        return display.together(display.paragraph(repr(self)), *tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +253,13 @@ class BatchReport:
             "items": self.n_items,
             "completed": self.n_completed,
             "failed": self.n_failed,
-            **{f"&nbsp; {escape(code)}": n for code, n in self.failed.items()},
+            **{f"\N{NO-BREAK SPACE} {code}": n for code, n in self.failed.items()},
             "skipped": self.n_skipped,
             "left": self.n_left,
         }
-        cells = "".join(f"<tr><th>{name}</th><td>{value:,}</td></tr>" for name, value in facts.items())
         how = "interrupted after" if self.interrupted else "in"
-        return (
-            f"<table><caption>{escape(self.batch_name)}: {self.n_run:,} items {how} {self.seconds:.1f} s, "
-            f"{self.items_per_second:.1f} a second</caption>{cells}</table>"
-        )
+        pace = f"{self.seconds:.1f} s, {self.items_per_second:.1f} a second"
+        return display.counts_table(facts, caption=f"{self.batch_name}: {self.n_run:,} items {how} {pace}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +306,7 @@ class BatchProgress:
 
     def _repr_html_(self) -> str:
         ended = self.n_items - self.n_left
-        return f"<progress value='{ended}' max='{max(self.n_items, 1)}'></progress> {escape(str(self))}"
+        return display.together(display.element("progress", value=ended, max=max(self.n_items, 1)), " ", self)
 
 
 def duration_words(seconds: float) -> str:

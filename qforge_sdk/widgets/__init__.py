@@ -11,6 +11,8 @@ from qforge_sdk.widgets.sources import Sources
 
 if TYPE_CHECKING:
     from qforge_sdk.widgets.batches import BatchBoard
+    from qforge_sdk.widgets.molecules import MoleculeGrid
+    from qforge_sdk.widgets.stats import StatsPanel
 
 __all__ = ["Sources", "Widgets"]
 
@@ -54,6 +56,45 @@ class Widgets:
         board = BatchBoard(self._sources)
         self._panels.add(board)
         return board
+
+    def molecules(self, *, page_size: int = 24) -> MoleculeGrid:
+        """A grid of structures to look through, search and pick.
+
+        Its text field finds a part of a name, a formula or a SMILES in any spelling; its sliders narrow the gap,
+        energy, dipole and charge of the newest converged calculation of a molecule; a click or Enter picks.
+
+        Parameters
+        ----------
+        page_size
+            Molecules of a page: 12, 24, 48 or 96.
+
+        Returns
+        -------
+        MoleculeGrid
+            ``selected`` is a DataFrame of what is picked.
+
+        Raises
+        ------
+        InvalidInput
+            ``page_size`` is none of these.
+        """
+        from qforge_sdk.widgets.molecules import MoleculeGrid
+
+        return MoleculeGrid(self._sources, page_size=page_size)
+
+    def stats(self) -> StatsPanel:
+        """Totals, calculations per day, and histograms of the gap and the energy by method.
+
+        The server counts; no row is fetched. A click on a method in the legend hides it in all charts.
+
+        Returns
+        -------
+        StatsPanel
+            A tenant's own and public rows; all that a service reads.
+        """
+        from qforge_sdk.widgets.stats import StatsPanel
+
+        return StatsPanel(self._sources)
 
     def close(self) -> None:
         """Let no widget do anything more by itself; a closed client does so."""

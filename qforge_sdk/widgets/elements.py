@@ -78,6 +78,25 @@ class Card:
     lines: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A number that stands for itself.
+
+    Parameters
+    ----------
+    label
+        What it is.
+    value
+        As it is shown, with its unit.
+    hint
+        Shown when the pointer rests on it.
+    """
+
+    label: str
+    value: str
+    hint: str = ""
+
+
 class Notice(anywidget.AnyWidget):  # type: ignore[misc]
     """One line: what is being done, or what went wrong. It knows the page's theme."""
 
@@ -145,3 +164,14 @@ class Cards(anywidget.AnyWidget):  # type: ignore[misc]
     def show(self, cards: Sequence[Card]) -> None:
         """Show cards instead of those that are there."""
         self.cards = [asdict(card) | {"lines": list(card.lines)} for card in cards]
+
+
+class Facts(anywidget.AnyWidget):  # type: ignore[misc]
+    """Numbers in a row."""
+
+    _esm = _STATIC / "facts.js"
+    facts = traitlets.List().tag(sync=True)
+
+    def show(self, facts: Sequence[Fact]) -> None:
+        """Show these instead of those that are there."""
+        self.facts = [asdict(fact) for fact in facts]

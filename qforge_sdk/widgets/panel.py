@@ -15,6 +15,7 @@ from qforge_sdk.schemas import Page
 from qforge_sdk.widgets.elements import Notice
 
 _LOGGER: Final = logging.getLogger(__name__)
+_LONGEST_ERROR: Final = 500
 
 
 class Panel(ipw.VBox):  # type: ignore[misc]
@@ -68,7 +69,7 @@ class Panel(ipw.VBox):  # type: ignore[misc]
                 self._fail(what, str(error))
             except Exception as error:
                 _LOGGER.exception("%s", type(self).__name__)
-                self._fail(what, f"{type(error).__name__}: {error}")
+                self._fail(what, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
             else:
                 if self.notice.is_error and what in {"", self._failed}:
                     self.notice.say("")
@@ -134,6 +135,12 @@ class Pager(ipw.HBox):  # type: ignore[misc]
         """
         self._say(page)
 
+    def clear(self) -> None:
+        """Show no page."""
+        self._page, self._start = None, 0
+        self.first.disabled = self.previous.disabled = self.next.disabled = True
+        self.where.value = ""
+
     @property
     def _shown(self) -> Page:
         assert self._page is not None
@@ -144,7 +151,7 @@ class Pager(ipw.HBox):  # type: ignore[misc]
             return f"no {self._unit}"
         first, last = self._start + 1, self._start + len(page.frame)
         total = "" if page.count is None else f" of {'' if page.is_exact else 'at least '}{page.count:,}"
-        return f"{first:,} to {last:,}{total} {self._unit}"
+        return f"{first:,}{f' to {last:,}' if last > first else ''}{total} {self._unit}"
 
     def _button(self, icon: str, tooltip: str, way: Callable[[], dict[str, Any]]) -> ipw.Button:
         button = ipw.Button(icon=icon, tooltip=tooltip, disabled=True, layout=ipw.Layout(width="40px"))

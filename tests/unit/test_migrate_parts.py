@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from tqdm.auto import tqdm
 
 from qforge_sdk.chem.run_folder import Run
 from qforge_sdk.migrate import known
@@ -26,6 +24,7 @@ from qforge_sdk.migrate.read import Found
 from qforge_sdk.migrate.report import COLUMNS, Lines, MigrationReport
 from qforge_sdk.migrate.scan import Ahead, Unreadable, scan
 from qforge_sdk.migrate.storable import one_line, path_text, plain
+from qforge_sdk.progress import progress_bar
 from tests.fixtures.jobs import write_job
 
 TEXTS = st.sampled_from([f"text {number}" for number in range(40)]) | st.text(max_size=5)
@@ -172,14 +171,14 @@ def test_the_bar_ends_where_the_search_is_and_says_so():
         yield from range(20)
         going_on.wait(10)
 
-    with Ahead(items()) as ahead, tqdm(file=io.StringIO(), mininterval=0) as bar:
+    with Ahead(items()) as ahead, progress_bar(False, "migrating") as bar:
         next(iter(ahead))
         _count(bar, ahead)
-        assert (bar.total, bar.postfix) == (16, "still searching")
+        assert (bar.total, bar.text) == (16, "still searching")
         going_on.set()
         ahead._thread.join()
         _count(bar, ahead)
-        assert (bar.total, bar.postfix) == (20, "")
+        assert (bar.total, bar.text) == (20, "")
 
 
 def test_one_that_stops_reading_stops_the_search():

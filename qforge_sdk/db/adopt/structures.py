@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 from psycopg2.extensions import connection as PgConnection  # noqa: N812
 from psycopg2.sql import SQL, Composable
 from sqlalchemy import BigInteger, Column, Text
-from tqdm.auto import tqdm
 
 from qforge_sdk.chem import validate_many
 from qforge_sdk.chem.formula import composition
@@ -17,6 +16,7 @@ from qforge_sdk.db.adopt.old_tables import OldTable
 from qforge_sdk.db.bulk.write import columns_of
 from qforge_sdk.db.copy import copy_in
 from qforge_sdk.db.models import Molecule
+from qforge_sdk.progress import progress_bar
 
 _CHUNK: Final = 20_000
 _COMPUTED: Final = (
@@ -67,9 +67,8 @@ def validate_structures(
         # A portal of the server: it can be read while COPY goes on between.
         with (
             driver.cursor(name="adoption_molecules") as rows,
-            tqdm(total=n_rows, unit=" molecules", desc="validating", delay=2,
-                 disable=None if progress is None else not progress, leave=False) as bar,
-        ):  # fmt: skip
+            progress_bar(progress, "validating", n_rows, unit=" molecules") as bar,
+        ):
             rows.execute(_smiles_of(molecules))
             while chunk := rows.fetchmany(_CHUNK):
                 copy_in(cursor, _TABLE, _COLUMNS, [_validated(chunk, workers=workers)])

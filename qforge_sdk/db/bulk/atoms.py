@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from qforge_sdk.db.bulk.values import apply
 from qforge_sdk.db.bulk.write import ROW, Writer, columns_of, listed
 from qforge_sdk.db.models import AtomicProperty
 from qforge_sdk.errors import InvalidInput
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.schemas.reports import LoadReport
 
 _SYMBOLS: Final = pa.array([element_symbol(number) for number in range(1, 119)])
@@ -62,7 +63,7 @@ def load_atoms(
     *,
     owner: uuid.UUID | None,
     on_error: str = "collect",
-    progress: bool | None = None,  # noqa: ARG001 - as for the other loads; this one asks RDKit nothing
+    progress: bool | None = None,
 ) -> LoadReport:
     """Validate and insert atoms in the transaction of a connection.
 
@@ -78,7 +79,7 @@ def load_atoms(
     on_error
         ``"collect"`` or ``"raise"``.
     progress
-        Taken for the sake of one signature.
+        Show a bar; None shows one after 2 s where somebody looks.
 
     Returns
     -------
@@ -98,10 +99,11 @@ def load_atoms(
     if not rows.is_nothing:
         _check_columns(rows)
     account = Account("atomic_properties", rows, keyed=False)
-    writer = Writer.on(connection)
-    load = _Load(writer, rows, owner, account, _calculations(rows, writer, owner, account))
-    load.insert()
-    load.settle()
+    with progress_bar(progress, "loading atoms", rows.n_rows) as bar:
+        writer = Writer.on(connection)
+        load = _Load(writer, rows, owner, account, _calculations(rows, writer, owner, account), bar.update)
+        load.insert()
+        load.settle()
     return account.report(on_error=on_error)
 
 
@@ -123,6 +125,7 @@ class _Load:
     owner: uuid.UUID | None
     account: Account
     calculations: IntArray
+    advance: Callable[[int], object]
 
     def __post_init__(self) -> None:
         given = [name for name in ATOM_RULES if name in self.rows.names or name in {"element", "atomic_number"}]
@@ -194,6 +197,7 @@ class _Load:
             if (doubtful & chunk.good).any():
                 self._waiting.append(chunk.table(["row", *self.names], doubtful))
             yield chunk.table(self.names, ~doubtful)
+            self.advance(chunk.n_rows)
 
     def _repeats(self) -> Any:
         """All rows when an atom may stand twice: those that are in order cannot."""

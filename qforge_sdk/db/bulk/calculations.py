@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ from qforge_sdk.db.bulk.values import BoolArray
 from qforge_sdk.db.bulk.write import ROW, Reserved, Writer
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation
 from qforge_sdk.errors import InvalidInput
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.schemas.reports import LoadReport
 
 
@@ -65,7 +66,7 @@ def load_calculations(
     batch_id
         Batch whose items the rows complete.
     workers, progress
-        For the validation of SMILES.
+        For the validation of SMILES; the bar counts rows too.
 
     Returns
     -------
@@ -87,17 +88,18 @@ def load_calculations(
     if not {"molecule_id", "smiles"} & set(rows.names) and not rows.is_nothing:
         raise InvalidInput("calculations: the input needs a column molecule_id or smiles", field="molecule_id")
     check_names(rows, ["molecule_id", "smiles", "name", *CALCULATION_RULES], "calculations")
-    writer = Writer.on(connection)
-    if batch_id is not None:
-        require_batch(writer, batch_id, owner)
-    account = Account("calculations", rows)
-    molecules = _molecules(rows, writer, owner, account, workers=workers, progress=progress)
-    conflicts = Conflicts.of(writer, rows, owner, account, on_conflict=on_conflict)
-    load = _Load(writer, rows, owner, account, molecules, conflicts)
-    load.insert()
-    conflicts.settle(load.names)
-    if batch_id is not None:
-        complete_items(writer, batch_id, owner, account.ids[account.ids > 0])
+    with progress_bar(progress, "loading calculations", rows.n_rows) as bar:
+        writer = Writer.on(connection)
+        if batch_id is not None:
+            require_batch(writer, batch_id, owner)
+        account = Account("calculations", rows)
+        molecules = _molecules(rows, writer, owner, account, workers=workers, progress=progress)
+        conflicts = Conflicts.of(writer, rows, owner, account, on_conflict=on_conflict)
+        load = _Load(writer, rows, owner, account, molecules, conflicts, bar.update)
+        load.insert()
+        conflicts.settle(load.names)
+        if batch_id is not None:
+            complete_items(writer, batch_id, owner, account.ids[account.ids > 0])
     return account.report(on_error=on_error)
 
 
@@ -111,6 +113,7 @@ class _Load:
     account: Account
     molecules: IntArray
     conflicts: Conflicts
+    advance: Callable[[int], object]
     names: list[str] = field(init=False)
     _inserted: list[BoolArray] = field(default_factory=list)
 
@@ -159,6 +162,7 @@ class _Load:
                 place = names.index("metadata")
                 table = table.set_column(place, "metadata", pc.fill_null(table["metadata"], "{}"))
             yield table
+            self.advance(chunk.n_rows)
 
 
 def _check_rules(chunk: Chunk, account: Account) -> None:

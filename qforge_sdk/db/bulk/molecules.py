@@ -19,6 +19,7 @@ from qforge_sdk.db.bulk.structures import IntArray, Structures
 from qforge_sdk.db.bulk.values import BoolArray, Rule, text
 from qforge_sdk.db.bulk.write import Writer
 from qforge_sdk.errors import InvalidInput
+from qforge_sdk.progress import progress_bar
 from qforge_sdk.schemas.reports import LoadReport
 
 # What a SMILES may hold is for RDKit to say: here it only becomes text.
@@ -47,7 +48,7 @@ def load_molecules(
     on_error
         ``"collect"`` or ``"raise"``.
     workers, progress
-        For the validation.
+        For the validation; the bar counts rows too.
 
     Returns
     -------
@@ -77,8 +78,13 @@ def load_molecules(
     usable = np.zeros(len(structures), bool)
     usable[places[(places >= 0) & ~faulty]] = True
     structures.keep(usable)
-    with writer.cursor as cursor, without_indexes(cursor, "public.molecules", rows=int(structures.missing.sum())):
-        account.n_inserted = structures.register(extra)
+    missing = int(structures.missing.sum())
+    with (
+        progress_bar(progress, "loading molecules", missing) as bar,
+        writer.cursor as cursor,
+        without_indexes(cursor, "public.molecules", rows=missing),
+    ):
+        account.n_inserted = structures.register(extra, advance=bar.update)
     account.ids[:] = np.where((places >= 0) & ~faulty, structures.id_of(places), 0)
     account.n_existing = int((account.ids > 0).sum()) - account.n_inserted
     return account.report(on_error=on_error)

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -156,13 +156,15 @@ class Structures:
             with pa.ipc.open_stream(self._file) as reader:
                 yield block * _BLOCK, reader.read_all()
 
-    def register(self, extra: dict[str, pa.Array]) -> int:
+    def register(self, extra: dict[str, pa.Array], *, advance: Callable[[int], object] = lambda _n: None) -> int:
         """Insert what is missing.
 
         Parameters
         ----------
         extra
             Further columns (name, metadata), one entry a text.
+        advance
+            Is told the number of rows of each part that is sent.
 
         Returns
         -------
@@ -176,12 +178,14 @@ class Structures:
         if not self._writer.subject:
             reserved = self._writer.reserve(Molecule, len(places)).between(0, len(places))
         names = [*_STORED, *extra, "user_id", *(["id"] if reserved is not None else [])]
-        count, keys = self._writer.insert(Molecule, names, self._rows(reserved, extra))
+        count, keys = self._writer.insert(Molecule, names, self._rows(reserved, extra, advance))
         self.ids[places] = keys if reserved is None else reserved
         self.ids = self.ids[self.twins]
         return count
 
-    def _rows(self, reserved: IntArray | None, extra: dict[str, pa.Array]) -> Iterator[pa.Table]:
+    def _rows(
+        self, reserved: IntArray | None, extra: dict[str, pa.Array], advance: Callable[[int], object]
+    ) -> Iterator[pa.Table]:
         done = 0
         for start, block in self.blocks():
             mask = self.missing[start : start + len(block)]
@@ -195,6 +199,7 @@ class Structures:
                 table = table.append_column("id", pa.array(reserved[done : done + len(table)]))
             done += len(table)
             yield table
+            advance(len(table))
 
     def _validate(self, *, workers: Any, progress: bool | None) -> npt.NDArray[np.uint8]:
         hashes = np.zeros((len(self), _HASH_BYTES), np.uint8)

@@ -1,0 +1,150 @@
+"""The charts of the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from qforge_sdk.accessors.counts import FloatArray
+from qforge_sdk.display import chart_text
+from qforge_sdk.widgets.numbers import heading
+from qforge_sdk.widgets.stats_state import Histogram, IntArray, Overview, Timeline
+
+# Told apart by the colour-blind too, on white and on black.
+_COLOURS: Final = (
+    *("#1f83d6", "#e69f00", "#2e8b57", "#cc79a7", "#8a6fd1"),
+    *("#d55e00", "#56b4e9", "#a0863b", "#d1495b", "#5f9ea0"),
+)
+_OF_STATUS: Final = {"converged": "#2e8b57", "not_converged": "#e69f00", "error": "#d1495b"}
+_OF_OTHERS: Final = "#9aa5b1"
+_DATE: Final = {"day": "%d %b %Y", "week": "week from %d %b %Y", "month": "%B %Y", "year": "%Y"}
+_CLEAR: Final = "rgba(0,0,0,0)"
+_HEIGHT: Final = 520
+_FEW_BINS: Final = 12
+_PLACES: Final = {"gap": (2, 1), "energy": (2, 2)}
+_LEGEND: Final = {"orientation": "h", "x": 0, "yanchor": "bottom", "traceorder": "normal", "bgcolor": _CLEAR}
+
+
+def empty_figure() -> Any:
+    """The charts without anything in them."""
+    made = make_subplots(
+        rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.4, 0.6], vertical_spacing=0.2
+    )
+    figure = go.FigureWidget(made)
+    figure.update_layout(
+        barmode="stack",
+        bargap=0.15,
+        height=_HEIGHT,
+        autosize=True,
+        margin={"l": 60, "r": 15, "t": 45, "b": 50},
+        paper_bgcolor=_CLEAR,
+        plot_bgcolor=_CLEAR,
+        uirevision="kept",
+        hoverlabel={"namelength": -1},
+    )
+    return figure
+
+
+def dress(figure: Any, *, dark: bool) -> None:
+    """Fit the charts to the page's theme."""
+    figure.update_layout(
+        template="plotly_dark" if dark else "plotly_white", paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR
+    )
+
+
+def draw(figure: Any, shown: Overview, by: str) -> None:
+    """Show other numbers in the charts.
+
+    Parameters
+    ----------
+    figure
+        From :func:`empty_figure`.
+    shown
+        What there is to show.
+    by
+        What its calculations by time are told apart by.
+    """
+    of_method = dict(zip(shown.methods, _COLOURS, strict=False))
+    with figure.batch_update():
+        figure.data = ()
+        if shown.timeline is not None:
+            _draw_timeline(figure, shown.timeline, by, of_method if by == "method" else _OF_STATUS)
+        for histogram in shown.histograms:
+            _draw_histogram(figure, histogram, of_method, is_told=by != "method")
+        figure.update_layout(legend=_LEGEND | {"y": 1.02}, legend2=_LEGEND | {"y": 0.5})
+
+
+def _draw_timeline(figure: Any, timeline: Timeline, by: str, colours: Mapping[str, str]) -> None:
+    days = timeline.starts.strftime("%Y-%m-%d").tolist()
+    for name, counts in timeline.counts.items():
+        bars = go.Bar(
+            x=days,
+            y=counts,
+            hovertemplate=f"%{{x|{_DATE[timeline.period]}}}<br>%{{y:,}} calculations",
+            showlegend=True,
+            **_style(by, name, colours),
+        )
+        figure.add_trace(bars, row=1, col=1)
+    figure.update_yaxes(title_text=f"calculations per {timeline.period}", row=1, col=1, **_ticks(timeline.counts))
+
+
+def _draw_histogram(figure: Any, histogram: Histogram, colours: Mapping[str, str], *, is_told: bool) -> None:
+    row, col = _PLACES[histogram.quantity]
+    edges = histogram.edges
+    ends = [f"{_edge(low)} to {_edge(high)}" for low, high in pairwise(edges.tolist())]
+    for name, counts in histogram.counts.items():
+        bars = go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            customdata=ends,
+            hovertemplate="%{customdata}<br>%{y:,} calculations",
+            legend="legend2" if is_told else "legend",
+            showlegend=is_told and histogram.quantity == "gap",
+            **_style("method", name, colours),
+        )
+        figure.add_trace(bars, row=row, col=col)
+    figure.update_xaxes(title_text=_title(histogram), range=_span(edges), row=row, col=col)
+    figure.update_yaxes(title_text="calculations", row=row, col=col, **_ticks(histogram.counts))
+
+
+def _style(by: str, name: str, colours: Mapping[str, str]) -> dict[str, Any]:
+    """What the bars of a group have in common; a click on one legend shows or hides all of them."""
+    return {
+        "name": chart_text(name),
+        "legendgroup": f"{by} {name}",
+        "marker": {"color": colours.get(name, _OF_OTHERS), "line": {"width": 0}},
+        "uid": f"{by} {name}",
+    }
+
+
+def _title(histogram: Histogram) -> str:
+    title = heading(histogram.quantity)
+    if not len(histogram.edges):
+        return f"{title}: none stored"
+    if histogram.sample is not None:
+        title += f", estimated from {histogram.sample:,}"
+    return f"{title}, {histogram.outside:,} lie outside" if histogram.outside else title
+
+
+def _span(edges: FloatArray) -> list[float] | None:
+    """Where the axis begins and ends; a few bins do not fill it."""
+    if not len(edges):
+        return None
+    missing = max(_FEW_BINS - (len(edges) - 1), 1) / 2 * (edges[1] - edges[0])
+    return [float(edges[0] - missing), float(edges[-1] + missing)]
+
+
+def _ticks(counts: Mapping[str, IntArray]) -> dict[str, Any]:
+    """Whole numbers at the ticks, short where they are large."""
+    most = int(np.sum(list(counts.values()), axis=0).max()) if counts else 0
+    return {"rangemode": "tozero", "tickformat": "~s" if most >= 10_000 else ",d", "dtick": 1 if most <= 5 else None}
+
+
+def _edge(value: float) -> str:
+    return f"{value:,.6g}".replace("-", "\N{MINUS SIGN}")
