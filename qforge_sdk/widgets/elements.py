@@ -115,6 +115,24 @@ class Notice(anywidget.AnyWidget):  # type: ignore[misc]
         self.text = text
 
 
+class Words(anywidget.AnyWidget):  # type: ignore[misc]
+    """Lines of text, each as long as it is."""
+
+    _esm = _STATIC / "words.js"
+    lines = traitlets.List().tag(sync=True)
+
+    def show(self, *lines: str | tuple[str, str]) -> None:
+        """Show lines instead of those that are there.
+
+        Parameters
+        ----------
+        *lines
+            Text, or text and its tone: good, bad, busy, quiet, strong. Empty ones are left out.
+        """
+        pairs = [(line, "plain") if isinstance(line, str) else line for line in lines]
+        self.lines = [list(pair) for pair in pairs if pair[0]]
+
+
 class Table(anywidget.AnyWidget):  # type: ignore[misc]
     """Rows of text, sorted by their headings, picked by mouse or keyboard.
 
