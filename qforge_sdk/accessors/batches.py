@@ -334,7 +334,7 @@ class Batches(BatchPages):
 
     def _own_batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
         row = self._batch(session, batch)
-        if self._context.tenant is not None and row.user_id != self._context.tenant:
+        if not self._context.may_change(row.user_id):
             raise not_found(BatchJob, batch)
         return row
 

@@ -22,7 +22,7 @@ from sqlalchemy.sql import ClauseElement
 from qforge_sdk.config import libpq_url
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import InvalidInput
+from qforge_sdk.errors import ConnectionFailed, InvalidInput
 
 Read = Callable[..., pa.Table]
 """A statement and its parameters to a table; see :meth:`ArrowReader.read`."""
@@ -80,6 +80,7 @@ class ArrowReader:
                 return text % ()
         if values is None:
             return text
+        self.require_open()
         with translated(), contextlib.closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             try:
@@ -204,6 +205,7 @@ class ArrowReader:
         QForgeError
             What the server reported, by its SQLSTATE.
         """
+        self.require_open()
         with translated():
             connection, cursor = self._begin()
             try:
@@ -224,6 +226,17 @@ class ArrowReader:
 
     def __reduce__(self) -> Never:
         raise TypeError("what reads a database does not pickle; open a client in each process: qforge_sdk.connect()")
+
+    def require_open(self) -> None:
+        """Refuse to go on after :meth:`close`.
+
+        Raises
+        ------
+        ConnectionFailed
+            It was closed.
+        """
+        if self._closed:
+            raise ConnectionFailed("this client is closed: open another one by qforge_sdk.connect()")
 
     def close(self) -> None:
         """Close the idle connections; ones in use close when they are done."""

@@ -102,6 +102,7 @@ function render({ model, el }) {
     const focused = el.contains(document.activeElement) ? document.activeElement : null;
     const key = focused?.closest("tr")?.dataset.key;
     const column = focused?.dataset.column;
+    const isButton = focused?.classList.contains("qf-button");
     const columns = model.get("columns");
     const rows = model.get("rows");
     const canPick = model.get("pick") !== "none";
@@ -126,7 +127,7 @@ function render({ model, el }) {
     const start = body.querySelector(`tr[aria-selected="true"]`) ?? body.querySelector("tr[tabindex]");
     if (start) start.tabIndex = 0;
     if (column) table.querySelector(`button[data-column="${CSS.escape(column)}"]`)?.focus();
-    else if (key) body.querySelector(`tr[data-key="${CSS.escape(key)}"]`)?.focus();
+    else if (key) body.querySelector(`tr[data-key="${CSS.escape(key)}"]${isButton ? " .qf-button" : ""}`)?.focus();
   };
 
   table.addEventListener("keydown", (event) => {
@@ -138,6 +139,11 @@ function render({ model, el }) {
     else return;
     event.preventDefault();
     event.stopPropagation();
+  });
+
+  table.addEventListener("focusin", (event) => {
+    const row = event.target.closest("tbody tr[tabindex]");
+    if (row && event.target === row && model.get("tells_focus")) model.send({ focused: model.get("rows")[row.sectionRowIndex].key });
   });
 
   const changes = "change:rows change:columns change:picked change:sort change:pick change:nothing";
