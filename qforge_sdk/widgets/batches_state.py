@@ -318,11 +318,11 @@ def batch_row(line: Line) -> Row:
             *(
                 _count(n, tone)
                 for n, tone in (
-                    (now.n_completed, ""),
+                    (now.n_completed, "plain"),
                     (now.n_failed, "bad"),
-                    (now.n_skipped, ""),
+                    (now.n_skipped, "plain"),
                     (line.processing, "busy"),
-                    (line.pending, ""),
+                    (line.pending, "plain"),
                 )
             ),
             _pace(line),
@@ -440,7 +440,7 @@ def _status(line: Line) -> Cell:
 
 
 def _count(n: int, tone: str) -> Cell:
-    return {"text": f"{n:,}" if n else _NOTHING, "tone": tone if n and tone else "plain" if n else "quiet"}
+    return {"text": f"{n:,}", "tone": tone if n else "quiet"}
 
 
 def _pace(line: Line) -> str:
