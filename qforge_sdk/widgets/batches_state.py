@@ -34,7 +34,7 @@ BATCH_COLUMNS: Final = (
     Column("skipped", "Skipped", is_number=True),
     Column("processing", "Processing", is_number=True),
     Column("pending", "Pending", is_number=True),
-    Column("rate", "Rate, time left"),
+    Column("pace", "Pace"),
     Column("started_at", "Started", is_number=True),
     Column("completed_at", "Finished", is_number=True),
 )
