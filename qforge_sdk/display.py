@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PICTURE_SIZE: Final = (220, 150)
 """Width and height of a structure, pixels."""
 
-SMALL_SIZE: Final = (130, 90)
+SMALL_SIZE: Final = (160, 110)
 """Width and height of a structure among many, pixels."""
 
 SHOWN_ROWS: Final = 50
@@ -36,6 +36,7 @@ _NOTHING: Final = "\N{EN DASH}"
 _VOID: Final = frozenset({"br", "hr", "img"})
 _LEFT: Final = "text-align:left"
 _RIGHT: Final = "text-align:right"
+_WRAPPED: Final = "text-align:left;min-width:18em;max-width:26em;overflow-wrap:anywhere"
 _NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -140,7 +141,7 @@ def table(facts: Mapping[str, object], *, caption: object = "") -> Html:
     Html
         A table.
     """
-    return _names_and(map(_cell, facts.values()), facts, caption)
+    return _names_and((element("td", _shown(value), style=_LEFT) for value in facts.values()), facts, caption)
 
 
 def counts_table(counts: Mapping[str, int], *, caption: object = "") -> Html:
@@ -480,7 +481,7 @@ def _label(name: Any) -> str:
 
 
 def _caption(caption: object) -> tuple[Html, ...]:
-    return (element("caption", caption, style=_LEFT),) if caption else ()
+    return (element("caption", caption, style=f"{_LEFT};white-space:nowrap;font-weight:bold"),) if caption else ()
 
 
 def _names_and(cells: Iterable[Html], names: Iterable[str], caption: object) -> Html:
@@ -489,9 +490,11 @@ def _names_and(cells: Iterable[Html], names: Iterable[str], caption: object) -> 
 
 
 def _cell(value: Any) -> Html:
+    shown = _shown(value)
     if isinstance(value, bool) or not isinstance(value, Real) or _is_missing(value):
-        return element("td", _shown(value), style=_LEFT)
-    return element("td", _number(value), style=_RIGHT)
+        is_long = not isinstance(shown, Html) and len(shown) > 40
+        return element("td", shown, style=_WRAPPED if is_long else _LEFT)
+    return element("td", shown, style=_RIGHT)
 
 
 def _number(value: Real) -> str:
@@ -504,7 +507,7 @@ def _number(value: Real) -> str:
     return f"{number:.6g}"
 
 
-def _shown(value: object) -> object:
+def _shown(value: object) -> str:
     if isinstance(value, Html):
         return value
     if _is_missing(value):
@@ -516,7 +519,7 @@ def _shown(value: object) -> object:
 
 
 def _time(value: Any) -> str:
-    return str(value.isoformat(sep=" ", timespec="seconds"))
+    return str(value.isoformat(sep=" ", timespec="seconds")).replace("+00:00", " UTC")
 
 
 def _json(value: Any) -> str:
@@ -525,6 +528,7 @@ def _json(value: Any) -> str:
 
 _WRITERS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
     (bool, lambda value: "yes" if value else "no"),
+    (Real, _number),
     (datetime, _time),
     ((dict, list, tuple), _json),
     (bytes, bytes.hex),

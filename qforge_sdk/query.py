@@ -302,7 +302,7 @@ class Query:
         except QForgeError as exc:
             return display.together(told, display.failure(exc))
         many = f"{count:,}" if count < _COUNTED_ROWS else f"{_COUNTED_ROWS:,} or more"
-        rest = display.paragraph(f"{len(head):,} of {many} rows")
+        rest = display.paragraph(f"{len(head):,} of {many} rows" if count > len(head) else f"{count:,} rows")
         return display.together(told, display.frame_with_structures(head), rest)
 
     def _fields(self) -> list[Field]:

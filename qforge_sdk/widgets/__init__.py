@@ -11,6 +11,8 @@ from qforge_sdk.widgets.sources import Sources
 
 if TYPE_CHECKING:
     from qforge_sdk.widgets.batches import BatchBoard
+    from qforge_sdk.widgets.calculation import CalculationPanel
+    from qforge_sdk.widgets.calculations import CalculationsPanel
     from qforge_sdk.widgets.molecules import MoleculeGrid
     from qforge_sdk.widgets.stats import StatsPanel
 
@@ -56,6 +58,51 @@ class Widgets:
         board = BatchBoard(self._sources)
         self._panels.add(board)
         return board
+
+    def calculations(self) -> CalculationsPanel:
+        """Many calculations by any two of their quantities, with a table and their structures.
+
+        Up to 20,000 are points; of more, the server counts a density, and zooming in or drawing a box leads to
+        points. A box or a lasso selects, the table shows what is selected, and picked rows are ringed in the chart.
+
+        Returns
+        -------
+        CalculationsPanel
+            ``selected`` is a DataFrame of what the box or lasso holds, ``query`` the same for any number of rows, and
+            ``picked`` the picked rows of the table.
+
+        Raises
+        ------
+        MissingExtra
+            ipywidgets, anywidget or plotly is not installed.
+        """
+        from qforge_sdk.widgets.calculations import CalculationsPanel
+
+        return CalculationsPanel(self._sources)
+
+    def calculation(self, id: int) -> CalculationPanel:  # noqa: A002
+        """One calculation: its numbers, its molecule in 3D, its atoms and its events.
+
+        Parameters
+        ----------
+        id
+            Its key.
+
+        Returns
+        -------
+        CalculationPanel
+            ``atoms`` is the table of atoms and ``selected`` the picked one.
+
+        Raises
+        ------
+        NotFound
+            No such calculation, or it is another tenant's.
+        InvalidInput
+            The key is no whole number.
+        """
+        from qforge_sdk.widgets.calculation import CalculationPanel
+
+        return CalculationPanel(self._sources, id)
 
     def molecules(self, *, page_size: int = 24) -> MoleculeGrid:
         """A grid of structures to look through, search and pick.

@@ -93,11 +93,14 @@ class Fact:
         As it is shown, with its unit.
     hint
         Shown when the pointer rests on it.
+    tone
+        good, bad, busy, quiet, or empty for none.
     """
 
     label: str
     value: str
     hint: str = ""
+    tone: str = ""
 
 
 class Notice(anywidget.AnyWidget):  # type: ignore[misc]
@@ -136,7 +139,8 @@ class Words(anywidget.AnyWidget):  # type: ignore[misc]
 class Table(anywidget.AnyWidget):  # type: ignore[misc]
     """Rows of text, sorted by their headings, picked by mouse or keyboard.
 
-    A picked row is also sent as ``{"picked": key}``, a button as ``{"action": ..., "key": ...}``.
+    A picked row is also sent as ``{"picked": key}``, a button as ``{"action": ..., "key": ...}``, and where
+    ``tells_focus`` is set the row that the keyboard is on as ``{"focused": key}``.
     """
 
     _esm = _STATIC / "table.js"
@@ -146,6 +150,7 @@ class Table(anywidget.AnyWidget):  # type: ignore[misc]
     sort = traitlets.Unicode("").tag(sync=True)
     pick = traitlets.Enum(("none", "one", "many"), "none").tag(sync=True)
     picked = traitlets.List().tag(sync=True)
+    tells_focus = traitlets.Bool(False).tag(sync=True)
     nothing = traitlets.Unicode("Nothing here.").tag(sync=True)
 
     def show(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
@@ -167,6 +172,37 @@ class Cards(anywidget.AnyWidget):  # type: ignore[misc]
     def show(self, cards: Sequence[Card]) -> None:
         """Show cards instead of those that are there."""
         self.cards = [asdict(card) | {"lines": list(card.lines)} for card in cards]
+
+
+class Details(anywidget.AnyWidget):  # type: ignore[misc]
+    """One thing: its structure, its name and what there is to say of it."""
+
+    _esm = _STATIC / "details.js"
+    label = traitlets.Unicode("").tag(sync=True)
+    image = traitlets.Unicode("").tag(sync=True)
+    alt = traitlets.Unicode("").tag(sync=True)
+    title = traitlets.Unicode("").tag(sync=True)
+    facts = traitlets.List().tag(sync=True)
+    is_wide = traitlets.Bool(False).tag(sync=True)
+    nothing = traitlets.Unicode("Nothing here.").tag(sync=True)
+
+    def show(self, title: str, facts: Sequence[Fact], *, image: str = "", alt: str = "") -> None:
+        """Show a thing instead of the one that is there.
+
+        Parameters
+        ----------
+        title
+            Its name.
+        facts
+            What there is to say of it, in this order.
+        image
+            Data URI of SVG, empty for none.
+        alt
+            What the picture shows, in words.
+        """
+        with self.hold_sync():
+            self.title, self.image, self.alt = title, image, alt
+            self.facts = [asdict(fact) for fact in facts]
 
 
 class Facts(anywidget.AnyWidget):  # type: ignore[misc]

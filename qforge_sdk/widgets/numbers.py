@@ -8,7 +8,26 @@ from typing import Any, Final
 from qforge_sdk.quantities import QUANTITIES
 
 NOTHING: Final = "\N{EN DASH}"
-_DECIMALS: Final = {"energy": 4, "homo": 3, "lumo": 3, "gap": 3, "dipole": 2, "total_charge": 0}
+_POSITION: Final = ("position_x", "position_y", "position_z")
+_DECIMALS: Final = {
+    "energy": 4,
+    "homo": 3,
+    "lumo": 3,
+    "gap": 3,
+    "dipole": 2,
+    "total_charge": 0,
+    "unpaired_electrons": 0,
+    "execution_time_seconds": 2,
+    "partial_charge": 4,
+    "force_norm": 5,
+    **dict.fromkeys(_POSITION, 4),
+}
+_LABELS: Final = {
+    "partial_charge": "charge",
+    "execution_time_seconds": "time",
+    "convergence_status": "status",
+    **dict(zip(_POSITION, "xyz", strict=True)),
+}
 _LARGEST: Final = 1e9
 
 
@@ -47,7 +66,21 @@ def measured(name: str, value: Any) -> str:
     return written if written == NOTHING else f"{written} {unit}".strip()
 
 
+def label(name: str) -> str:
+    """What a column is called where people read it."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
 def heading(name: str) -> str:
     """Name of a column with its unit, such as ``gap (eV)``."""
-    words = name.replace("_", " ")
-    return f"{words} ({QUANTITIES[name].unit})" if name in QUANTITIES else words
+    return f"{label(name)} ({QUANTITIES[name].unit})" if name in QUANTITIES else label(name)
+
+
+def words(value: Any) -> str:
+    """Text of a column, a dash where there is none."""
+    return NOTHING if is_missing(value) else str(value)
+
+
+def moment(value: Any) -> str:
+    """A time, to the second."""
+    return NOTHING if is_missing(value) else f"{value:%Y-%m-%d %H:%M:%S}"

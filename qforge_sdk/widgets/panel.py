@@ -117,10 +117,11 @@ class Pager(ipw.HBox):  # type: ignore[misc]
             self._start = max(self._start - len(page.frame), 0)
         else:
             self._start = 0
-        self._say(page)
+        self.show_from(self._start, page)
 
-    def _say(self, page: Page) -> None:
-        self._page = page
+    def show_from(self, start: int, page: Page) -> None:
+        """Say which page it is, where the number of rows before it is known."""
+        self._start, self._page = start, page
         self.first.disabled = self.previous.disabled = page.previous is None
         self.next.disabled = page.next is None
         self.where.value = self._words(page)
@@ -133,7 +134,7 @@ class Pager(ipw.HBox):  # type: ignore[misc]
         page
             The same page, read again.
         """
-        self._say(page)
+        self.show_from(self._start, page)
 
     def clear(self) -> None:
         """Show no page."""

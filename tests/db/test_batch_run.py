@@ -533,6 +533,37 @@ def test_workers_end_with_the_program_that_started_them(client: Client, script: 
     wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
 
 
+RELIEVED = """
+import socket, threading, uuid
+from multiprocessing.connection import Connection
+from sqlalchemy import make_url
+from qforge_sdk.compute import Parameters, get_engine
+from qforge_sdk.compute.item import failed
+from qforge_sdk.compute.job import Job
+from qforge_sdk.compute.worker import Worker
+from qforge_sdk.db.scope import Scope
+from qforge_sdk.db.work import Item, Work
+
+job = Job(make_url("postgresql+psycopg2://nobody@127.0.0.1:1/nothing"), Scope(), Work(1, None), get_engine("tblite"),
+          Parameters(), seed=1, n_conformers=1, timeout=None, max_retries=2, lease_seconds=60, reconnect_seconds=0.1)
+ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+worker, item = Worker(job, theirs), Item(1, 1, "C", 0)
+worker._unstored = [(item, failed(item, job, "timeout", "late"))]
+listener = threading.Thread(target=worker.listen, args=(theirs,), daemon=True)
+listener.start()
+ours.send_bytes(worker._token.bytes)
+print(type(ours.recv().cause).__name__)
+"""
+
+
+def test_a_worker_says_that_the_database_is_gone_also_when_it_is_relieved() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RELIEVED], capture_output=True, text=True, timeout=60, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "ConnectionFailed\n"), done.stderr
+
+
 # Results that are there already -------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,11 @@ function render({ model, el }) {
     event.stopPropagation();
   });
 
+  table.addEventListener("focusin", (event) => {
+    const row = event.target.closest("tbody tr[tabindex]");
+    if (row && event.target === row && model.get("tells_focus")) model.send({ focused: model.get("rows")[row.sectionRowIndex].key });
+  });
+
   const changes = "change:rows change:columns change:picked change:sort change:pick change:nothing";
   model.on(changes, draw);
   draw();
