@@ -151,7 +151,7 @@ def test_items_are_filtered_sorted_and_chosen(client: Client, board: BatchBoard)
     assert shown(board.items)[0]["status"] == "failed"
     board.status.value = "failed"
     assert [row["smiles"] for row in shown(board.items)] == ["CC"]
-    assert board.item_pager.where.value == "1 to 1 of 1 items"
+    assert board.item_pager.where.value == "1 of 1 items"
 
     assert board.selected.empty
     assert board.selected.dtypes.equals(client.batches.items(key).dtypes)
