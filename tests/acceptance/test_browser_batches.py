@@ -185,7 +185,7 @@ def test_a_batch_runs_fails_is_retried_and_run_again(lab: Lab, database_url: str
     # The view of the first one is gone, and so is its thread.
     assert notebook.run(5).inner_text().strip() == "[False, True]"
     assert notebook.run(6).inner_text().strip() == "[]"
-    shown.get_by_role("button", name="Read again").click()
+    shown.get_by_title("Read again").click()
     expect(shown.get_by_role("alert")).to_have_text("this client is closed: open another one by qforge_sdk.connect()")
     notebook.assert_quiet()
 
