@@ -237,7 +237,8 @@ class BatchBoard(Panel):
             self._view, way = opened.view, {}
         self._opened = opened
         self._is_moving |= opened.line.is_moving
-        if opened.line.is_computed and not self.notice.is_error:
+        if before is not None and before.record != opened.record and not self.notice.is_error:
+            # What was said of the last click is no longer so.
             self.notice.say("")
         self._show_facts(opened)
         self._say_what_can_be_done(opened)
