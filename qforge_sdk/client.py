@@ -368,6 +368,8 @@ class Client:
         if self._closed:
             return
         self._closed = True
+        if "widgets" in self.__dict__:
+            self.widgets.close()
         if hasattr(self, "_reader"):
             self._reader.close()
         self.engine.dispose()

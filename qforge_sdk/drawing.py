@@ -25,6 +25,9 @@ _SURPLUS: Final = re.compile(
     re.DOTALL,
 )
 
+# Red, green and blue of elements whose colours in RDKit are too light on white.
+_PALETTE: Final = {9: (0.0, 0.5, 0.5), 15: (0.8, 0.4, 0.0), 16: (0.6, 0.5, 0.0), 17: (0.0, 0.55, 0.0)}
+
 
 class Undrawn(Exception):
     """There is no picture; the message says why in a few words."""
@@ -58,6 +61,7 @@ def drawing(smiles: str, width: int, height: int) -> str:
             options.clearBackground = False
             options.fixedBondLength = 30.0
             options.padding = 0.08
+            options.updateAtomPalette(_PALETTE)
             rdMolDraw2D.PrepareAndDrawMolecule(drawer, molecule)
         except (ValueError, RuntimeError) as exc:
             raise Undrawn("cannot be drawn") from exc

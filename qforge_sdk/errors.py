@@ -37,7 +37,18 @@ from typing import Any, Final
 
 
 class QForgeError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises on purpose; it goes from one process to another as it is."""
+
+    def __reduce__(self) -> Any:
+        return _as_it_was, (type(self), self.args, vars(self))
+
+
+def _as_it_was(kind: type[QForgeError], arguments: tuple[Any, ...], facts: dict[str, Any]) -> QForgeError:
+    # Without __init__, which takes the facts and not the message.
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    vars(error).update(facts)
+    return error
 
 
 class ConfigurationError(QForgeError, ValueError):
@@ -231,13 +242,6 @@ class ComputationFailed(QForgeError, RuntimeError):
         self.code = code
         self.stderr = stderr
         super().__init__(message)
-
-    def __reduce__(self) -> Any:
-        return _computation_failed, (str(self), self.code, self.stderr)
-
-
-def _computation_failed(message: str, code: str, stderr: str) -> ComputationFailed:
-    return ComputationFailed(message, code=code, stderr=stderr)
 
 
 class StatementTimeout(QForgeError, TimeoutError):

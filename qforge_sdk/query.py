@@ -169,8 +169,8 @@ class Query:
         QForgeError
             What the server reported.
         """
-        with progress_bar(None, f"reading {self.table.name}") as bar:
-            return self._finish(self.reader.read(self.statement(), advance=bar.update))
+        with progress_bar(None, f"reading {self.table.name}"):
+            return self._finish(self.reader.read(self.statement()))
 
     def iter_batches(self, rows: int = DEFAULT_BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read it as record batches of at most ``rows`` rows, from one snapshot, with flat memory.
@@ -302,7 +302,7 @@ class Query:
         except QForgeError as exc:
             return display.together(told, display.failure(exc))
         many = f"{count:,}" if count < _COUNTED_ROWS else f"{_COUNTED_ROWS:,} or more"
-        rest = display.paragraph(f"{len(head):,} of {many} rows")
+        rest = display.paragraph(f"{len(head):,} of {many} rows" if count > len(head) else f"{count:,} rows")
         return display.together(told, display.frame_with_structures(head), rest)
 
     def _fields(self) -> list[Field]:

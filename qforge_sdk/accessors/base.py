@@ -54,6 +54,7 @@ class Context:
         QForgeError
             What the server reported.
         """
+        self.reader.require_open()
         with translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -66,11 +67,22 @@ class Context:
         QForgeError
             What the server reported.
         """
+        self.reader.require_open()
         with translated(), self.engine.begin() as connection:
             yield connection
 
     def __reduce__(self) -> Never:
         raise TypeError("what belongs to a client does not pickle; open one in each process: qforge_sdk.connect()")
+
+    def may_change(self, owner: uuid.UUID | str | None) -> bool:
+        """Whether rows of an owner may be changed: a tenant changes its own, the service everybody's.
+
+        Parameters
+        ----------
+        owner
+            Their ``user_id``.
+        """
+        return self.tenant is None or str(owner) == str(self.tenant)
 
     def owner(self, *, shared: bool) -> uuid.UUID | None:
         """Owner of rows that are written now.
@@ -258,7 +270,7 @@ class Accessor:
     def _own_row(self, session: Session, key: object) -> Any:
         """The row, if this connection may change it: row level security hides others', public ones only read."""
         row = self._row(session, key)
-        if self._context.tenant is not None and row.user_id != self._context.tenant:
+        if not self._context.may_change(row.user_id):
             raise not_found(self._table.model, key)
         return row
 

@@ -173,7 +173,9 @@ def named_owners(tenant: uuid.UUID | None, found: Sequence[str | None]) -> list[
     """
     if tenant is not None:
         return [tenant, PUBLIC_USER_ID]
-    return None if len(found) > MANY_OWNERS else [None if one is None else uuid.UUID(one) for one in found]
+    # Without any rows it is one owner who has none.
+    every = found or [None]
+    return None if len(every) > MANY_OWNERS else [None if one is None else uuid.UUID(one) for one in every]
 
 
 class Paged(Accessor):

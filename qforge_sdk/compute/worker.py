@@ -94,15 +94,10 @@ class Worker:
         """Be relieved of a claim whose item takes long, until nobody is there any more: then everything ends."""
         try:
             while True:
-                self._relieved = uuid.UUID(bytes=connection.recv_bytes())
-                # Word of an earlier claim comes too late.
-                if self._relieved == self._token:
-                    self._flush()
+                self._relieve(uuid.UUID(bytes=connection.recv_bytes()))
         except (EOFError, OSError):
             # With whatever program it started.
             os.killpg(0, signal.SIGKILL)
-        except QForgeError as exc:
-            self._say(Broken(exc))
 
     def run(self) -> None:
         """Work until nothing can be claimed.
@@ -125,6 +120,15 @@ class Worker:
             # Behind the last item that was its own, and once more from the first.
             after = items[-1].id if items and self._relieved != self._token else 0
         self._say(Idle())
+
+    def _relieve(self, token: uuid.UUID) -> None:
+        self._relieved = token
+        # Word of an earlier claim comes too late.
+        if token == self._token:
+            try:
+                self._flush()
+            except QForgeError as exc:
+                self._say(Broken(exc))
 
     def _say(self, message: Message) -> None:
         with self._lock:

@@ -184,21 +184,34 @@ class BatchItems:
         _require_ended([f"{row.id} is {row.status}" for row in found if not row.ended])
         return self._execute(_WAIT_AGAIN.format(chosen="i.id = ANY (:ids)"), ids=[row.id for row in found]).rowcount
 
-    def failures(self) -> list[Failure]:
+    def failures(self, *, among: int | None = None) -> list[Failure]:
         """Items that failed, by code.
+
+        Parameters
+        ----------
+        among
+            Only of so many that come first, None for all.
 
         Returns
         -------
         list of Failure
             The most frequent first.
         """
+        failed = f"FROM public.batch_items AS i WHERE {self.work.mine} AND i.status = 'failed'"
+        if among is not None:
+            # A range where the batch is meant, for the reason given at Work.queue.
+            failed = (
+                "FROM (SELECT i.id, i.error_code FROM public.batch_items AS i WHERE i.batch_id BETWEEN :batch AND "
+                f":batch AND {self.work.owned} AND i.status = 'failed' "
+                "ORDER BY i.batch_id, i.user_id, i.status, i.id LIMIT :among) AS i"
+            )
         rows = self._execute(
             "SELECT f.code, f.items, i.id, i.molecule_id, m.smiles, i.error_message FROM ("
-            "SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first "
-            f"FROM public.batch_items AS i WHERE {self.work.mine} AND i.status = 'failed' GROUP BY 1"
-            ") AS f JOIN public.batch_items AS i ON i.id = f.first "
+            f"SELECT coalesce(i.error_code, :unknown) AS code, count(*) AS items, min(i.id) AS first {failed} "
+            "GROUP BY 1) AS f JOIN public.batch_items AS i ON i.id = f.first "
             "LEFT JOIN public.molecules AS m ON m.id = i.molecule_id ORDER BY f.items DESC, f.code",
             unknown=UNKNOWN,
+            **({} if among is None else {"among": among}),
         )
         return [Failure(*row) for row in rows]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Never
 
 import adbc_driver_manager
@@ -22,7 +22,7 @@ from sqlalchemy.sql import ClauseElement
 from qforge_sdk.config import libpq_url
 from qforge_sdk.db.scope import Scope
 from qforge_sdk.db.sqlstate import translated
-from qforge_sdk.errors import InvalidInput
+from qforge_sdk.errors import ConnectionFailed, InvalidInput
 
 Read = Callable[..., pa.Table]
 """A statement and its parameters to a table; see :meth:`ArrowReader.read`."""
@@ -80,6 +80,7 @@ class ArrowReader:
                 return text % ()
         if values is None:
             return text
+        self.require_open()
         with translated(), contextlib.closing(self.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             try:
@@ -93,11 +94,7 @@ class ArrowReader:
                 ) from exc
 
     def read(
-        self,
-        statement: ClauseElement | str,
-        params: Mapping[str, Any] | Sequence[Any] | None = None,
-        *,
-        advance: Callable[[int], object] | None = None,
+        self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None
     ) -> pa.Table:
         """The whole result as one table.
 
@@ -105,8 +102,6 @@ class ArrowReader:
         ----------
         statement, params
             As for :meth:`render`.
-        advance
-            Is told the number of rows of each part that arrives.
 
         Returns
         -------
@@ -118,12 +113,8 @@ class ArrowReader:
         QForgeError
             What the server reported, by its SQLSTATE.
         """
-        with self.transaction() as cursor:
-            cursor.execute(self.render(statement, params))
-            if advance is None:
-                return cursor.fetch_arrow_table()
-            with contextlib.closing(cursor.fetch_record_batch()) as reader:
-                return pa.Table.from_batches(_counted(reader, advance), reader.schema)
+        with self.together() as read:
+            return read(statement, params)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[Read]:
@@ -204,6 +195,7 @@ class ArrowReader:
         QForgeError
             What the server reported, by its SQLSTATE.
         """
+        self.require_open()
         with translated():
             connection, cursor = self._begin()
             try:
@@ -224,6 +216,17 @@ class ArrowReader:
 
     def __reduce__(self) -> Never:
         raise TypeError("what reads a database does not pickle; open a client in each process: qforge_sdk.connect()")
+
+    def require_open(self) -> None:
+        """Refuse to go on after :meth:`close`.
+
+        Raises
+        ------
+        ConnectionFailed
+            It was closed.
+        """
+        if self._closed:
+            raise ConnectionFailed("this client is closed: open another one by qforge_sdk.connect()")
 
     def close(self) -> None:
         """Close the idle connections; ones in use close when they are done."""
@@ -257,12 +260,6 @@ class ArrowReader:
                 self._idle.append(connection)
                 return
         connection.close()
-
-
-def _counted(batches: Iterable[pa.RecordBatch], advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        advance(batch.num_rows)
-        yield batch
 
 
 def _close_all(connections: list[Any]) -> None:

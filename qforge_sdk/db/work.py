@@ -46,7 +46,7 @@ class Work:
     @property
     def mine(self) -> str:
         """SQL condition on its items ``i``; an index begins with the owner."""
-        return f"i.batch_id = :batch AND {self._owned}"
+        return f"i.batch_id = :batch AND {self.owned}"
 
     @property
     def queue(self) -> str:
@@ -56,12 +56,13 @@ class Work:
         all items of older batches with it.
         """
         return (
-            f"FROM public.batch_items AS i WHERE {self._owned} AND i.batch_id BETWEEN :batch AND :batch "
+            f"FROM public.batch_items AS i WHERE {self.owned} AND i.batch_id BETWEEN :batch AND :batch "
             "AND i.status IN ('pending', 'processing') AND ({condition}) ORDER BY i.user_id, i.batch_id, i.id"
         )
 
     @property
-    def _owned(self) -> str:
+    def owned(self) -> str:
+        """SQL condition on the owner of items ``i``."""
         return "i.user_id IS NULL" if self.owner is None else "i.user_id = CAST(:owner AS uuid)"
 
 

@@ -35,7 +35,14 @@ from qforge_sdk.schemas.records import (
     MoleculeUpdate,
     Record,
 )
-from qforge_sdk.schemas.reports import AdoptionReport, BatchProgress, BatchReport, LoadReport
+from qforge_sdk.schemas.reports import (
+    AdoptionReport,
+    BatchProgress,
+    BatchReport,
+    LoadReport,
+    duration_words,
+    rate_words,
+)
 
 __all__ = [
     "AccessReport",
@@ -78,4 +85,6 @@ __all__ = [
     "Page",
     "Record",
     "TableAccess",
+    "duration_words",
+    "rate_words",
 ]

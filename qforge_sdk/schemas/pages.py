@@ -34,8 +34,8 @@ class Page:
     previous: str | None = field(repr=False)
 
     def _repr_html_(self) -> str:
-        number = "" if self.count is None else f" of {'' if self.is_exact else 'at least '}{self.count:,} rows"
         more = [name for name in ("previous", "next") if getattr(self, name) is not None]
+        of_all = "" if self.count is None or not more else f" of {'' if self.is_exact else 'at least '}{self.count:,}"
         ways = f"; there is a {' and a '.join(more)} page" if more else ""
-        told = display.paragraph(f"{len(self.frame):,}{number or ' rows'}{ways}")
+        told = display.paragraph(f"{len(self.frame):,}{of_all} rows{ways}")
         return display.together(display.frame_with_structures(self.frame), told)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -105,13 +106,16 @@ class Record(BaseModel):
         return display.record(self._title(), self._shown(), picture=self._picture())
 
     def _title(self) -> str:
+        words = re.sub(r"(?<!^)([A-Z])", r" \1", re.sub("(Response|Detail)$", "", type(self).__name__)).lower()
         key = getattr(self, "id", None)
-        return type(self).__name__ if key is None else f"{type(self).__name__} {key}"
+        return words if key is None else f"{words} {key}"
 
     def _shown(self) -> dict[str, object]:
         """What a notebook shows of each field: numbers with their unit, of other records only how many."""
+        fields = type(self).model_fields
         return {
-            _with_unit(name, field): _brief(getattr(self, name)) for name, field in type(self).model_fields.items()
+            _with_unit(name, fields[name]): _brief(getattr(self, name))
+            for name in sorted(fields, key=lambda name: name != "id")
         }
 
     def _picture(self) -> display.Html | None:

@@ -13,6 +13,8 @@ import pandas as pd
 from qforge_sdk import display
 from qforge_sdk.errors import RowsRejected
 
+_RATE_UNITS: Final = (("a second", 1), ("a minute", 60), ("an hour", 3600))
+
 REJECTED_COLUMNS: Final = ("row", "column", "value", "code", "reason")
 DOUBT_COLUMNS: Final = ("table", "id", "column", "value", "code", "reason")
 
@@ -298,8 +300,8 @@ class BatchProgress:
         ended = self.n_items - self.n_left
         percent = 100 * ended / self.n_items if self.n_items else 100.0
         failed = f", {self.n_failed:,} failed" if self.n_failed else ""
-        rate = f", {self.items_per_second:.3g} a second" if self.items_per_second else ""
-        left = f", {_duration(self.seconds_left)} left" if self.n_left and self.seconds_left is not None else ""
+        rate = f", {rate_words(self.items_per_second)}" if self.items_per_second else ""
+        left = f", {duration_words(self.seconds_left)} left" if self.n_left and self.seconds_left is not None else ""
         return f"{self.batch_name}: {ended:,} of {self.n_items:,} ({percent:.0f} %){failed}{rate}{left}"
 
     def _repr_html_(self) -> str:
@@ -307,7 +309,30 @@ class BatchProgress:
         return display.together(display.element("progress", value=ended, max=max(self.n_items, 1)), " ", self)
 
 
-def _duration(seconds: float) -> str:
+def duration_words(seconds: float) -> str:
+    """A time in words, such as ``3 min 20 s``.
+
+    Parameters
+    ----------
+    seconds
+        The time, s.
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rate_words(items_per_second: float) -> str:
+    """A rate in words, such as ``2.4 a second`` or ``12 an hour``.
+
+    Parameters
+    ----------
+    items_per_second
+        The rate, 1/s.
+    """
+    rates = [(items_per_second * seconds, unit) for unit, seconds in _RATE_UNITS]
+    number, unit = next((rate for rate in rates if rate[0] >= 1), rates[-1])
+    return f"{number:,.0f} {unit}" if number >= 1000 else f"{number:.3g} {unit}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from qforge_sdk.errors import MissingExtra
 from qforge_sdk.widgets.sources import Sources
 
 if TYPE_CHECKING:
+    from qforge_sdk.widgets.batches import BatchBoard
     from qforge_sdk.widgets.calculation import CalculationPanel
     from qforge_sdk.widgets.calculations import CalculationsPanel
     from qforge_sdk.widgets.molecules import MoleculeGrid
@@ -38,6 +40,24 @@ class Widgets:
             except ImportError as exc:
                 raise MissingExtra(package, "notebook") from exc
         self._sources = sources
+        self._panels: WeakSet[Any] = WeakSet()
+
+    def batches(self) -> BatchBoard:
+        """All batches as they go on: progress, failures, items; retried and cancelled by a click.
+
+        While something runs it is read every 2 s, otherwise every 5 s as long as it is on screen, so that a run which
+        somebody starts elsewhere is noticed. Nothing is read when no page of a browser shows it.
+
+        Returns
+        -------
+        BatchBoard
+            ``selected`` is a DataFrame of the chosen items.
+        """
+        from qforge_sdk.widgets.batches import BatchBoard
+
+        board = BatchBoard(self._sources)
+        self._panels.add(board)
+        return board
 
     def calculations(self) -> CalculationsPanel:
         """Many calculations by any two of their quantities, with a table and their structures.
@@ -122,3 +142,8 @@ class Widgets:
         from qforge_sdk.widgets.stats import StatsPanel
 
         return StatsPanel(self._sources)
+
+    def close(self) -> None:
+        """Let no widget do anything more by itself; a closed client does so."""
+        for panel in list(self._panels):
+            panel.end()

@@ -31,12 +31,15 @@ class Column:
         Whether it is aligned to the right.
     can_sort
         Whether its heading sorts.
+    is_word
+        Whether what it says stays on one line.
     """
 
     name: str
     label: str
     is_number: bool = False
     can_sort: bool = False
+    is_word: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,24 @@ class Notice(anywidget.AnyWidget):  # type: ignore[misc]
         """Show a line, or nothing."""
         self.is_error = is_error
         self.text = text
+
+
+class Words(anywidget.AnyWidget):  # type: ignore[misc]
+    """Lines of text, each as long as it is."""
+
+    _esm = _STATIC / "words.js"
+    lines = traitlets.List().tag(sync=True)
+
+    def show(self, *lines: str | tuple[str, str]) -> None:
+        """Show lines instead of those that are there.
+
+        Parameters
+        ----------
+        *lines
+            Text, or text and its tone: good, bad, busy, quiet, strong. Empty ones are left out.
+        """
+        pairs = [(line, "plain") if isinstance(line, str) else line for line in lines]
+        self.lines = [list(pair) for pair in pairs if pair[0]]
 
 
 class Table(anywidget.AnyWidget):  # type: ignore[misc]

@@ -43,6 +43,7 @@ EMPTY: Final = (
 _PICTURE: Final = (240, 180)
 _MOST_KEYS: Final = 1_000
 _STEPS: Final = 400
+_HAIR: Final = 1e-9
 _LEAST_STEPS: Final = {"total_charge": 1.0}
 _LONGEST_WORD: Final = 80
 _CHARGE: Final = re.compile(r"(\+|-)(\d*)$")
@@ -150,8 +151,10 @@ class Scale:
         power = math.floor(math.log10(span / _STEPS))
         step = next(step for step in (10.0**power * n for n in (1, 2, 5, 10, 20)) if step >= span / _STEPS)
         step = max(step, least)
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        ends = [round(math.floor(low / step) * step, decimals), round(math.ceil(high / step) * step, decimals)]
+        decimals = max(0, -math.floor(math.log10(step) + _HAIR))
+        # 4.6 / 0.05 is a little less than 92.
+        first, last = math.floor(low / step + _HAIR), math.ceil(high / step - _HAIR)
+        ends = [round(first * step, decimals), round(last * step, decimals)]
         if ends[0] == ends[1]:
             ends = [round(ends[0] - step, decimals), round(ends[1] + step, decimals)]
         return cls(ends[0], ends[1], step, decimals)

@@ -33,6 +33,7 @@ class Panel(ipw.VBox):  # type: ignore[misc]
         self.refresh.on_click(lambda _: self.update())
         # Messages of the browser are handled in threads of their own while a cell runs.
         self._turn = RLock()
+        self._failed: str | None = None
         title = ipw.Label(heading)
         title.add_class("qf-heading")
         bar = ipw.HBox([title, self.refresh], layout=ipw.Layout(justify_content="space-between"))
@@ -48,20 +49,34 @@ class Panel(ipw.VBox):  # type: ignore[misc]
     def _show(self) -> None:
         """Read what is to be shown, and show it."""
 
+    def end(self) -> None:
+        """Do nothing more by itself: its client is closed."""
+
     @contextmanager
-    def reporting(self) -> Iterator[None]:
-        """Show in the widget what goes wrong in the block: nobody sees the traceback of a callback."""
+    def reporting(self, *, what: str = "") -> Iterator[None]:
+        """Show in the widget what goes wrong in the block: nobody sees the traceback of a callback.
+
+        Parameters
+        ----------
+        what
+            Names what a widget does by itself: when that goes well, it takes back what it said itself, and not what a
+            click led to.
+        """
         with self._turn:
             try:
                 yield
             except QForgeError as error:
-                self.notice.say(str(error), is_error=True)
+                self._fail(what, str(error))
             except Exception as error:
                 _LOGGER.exception("%s", type(self).__name__)
-                self.notice.say(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR], is_error=True)
+                self._fail(what, f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
             else:
-                if self.notice.is_error:
+                if self.notice.is_error and what in {"", self._failed}:
                     self.notice.say("")
+
+    def _fail(self, what: str, words: str) -> None:
+        self._failed = what
+        self.notice.say(words, is_error=True)
 
 
 class Pager(ipw.HBox):  # type: ignore[misc]
@@ -110,6 +125,16 @@ class Pager(ipw.HBox):  # type: ignore[misc]
         self.first.disabled = self.previous.disabled = page.previous is None
         self.next.disabled = page.next is None
         self.where.value = self._words(page)
+
+    def renew(self, page: Page) -> None:
+        """Say what the page that is shown has become.
+
+        Parameters
+        ----------
+        page
+            The same page, read again.
+        """
+        self.show_from(self._start, page)
 
     def clear(self) -> None:
         """Show no page."""

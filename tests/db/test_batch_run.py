@@ -471,6 +471,39 @@ def test_a_batch_is_watched_until_it_ends(client: Client) -> None:
         client.batches.watch("screen", interval=-1)
 
 
+def test_a_batch_without_items_has_nothing_to_run(client: Client) -> None:
+    client.batches.create("empty", parameters=PARAMETERS)
+    with client.session() as session:
+        announced = qf.schemas.BatchJobCreate(batch_name="announced", total_molecules=5, parameters=PARAMETERS)
+        qf.db.crud.create_batch_job(session, announced)
+    for name in ("empty", "announced"):
+        report = run(client, name)
+        assert (report.n_items, report.n_run, report.interrupted) == (0, 0, False)
+        assert client.batches.get(report.batch_id).status == "pending"
+    assert events_of(client) == {}
+
+
+def test_a_run_at_work_follows_what_is_done_to_its_batch(client: Client) -> None:
+    key = batch(client, ["C" * n for n in range(1, 9)])
+    thread, results = in_background(lambda: run(client, key, Repulsion(seconds=0.5)))
+    wait_until(lambda: client.batches.get(key).successful_count > 0)
+
+    # Of the next run: this one goes on with what it was told.
+    client.batches.update(key, parameters={"method": "repulsion", "accuracy": 0.5})
+    last = client.batches.items(key, status="pending", order_by="-id").iloc[0]
+    client.molecules.delete(int(last["molecule_id"]))
+    added = client.molecules.create("CO").id
+    with client.session() as session:
+        session.add(qf.BatchItem(batch_id=key, molecule_id=added))
+    thread.join(timeout=60)
+
+    assert (results[0].n_items, results[0].n_completed, results[0].n_run) == (8, 8, 8)
+    assert client.batches.items(key, smiles="CO")["status"].tolist() == ["completed"]
+    ran = client.calculations.query(columns=["metadata"])["metadata"]
+    assert {run["run"]["parameters"]["accuracy"] for run in ran} == {1.0}
+    assert_whole(client, key, completed=8)
+
+
 SCRIPT = """
 import sys
 import qforge_sdk as qf
@@ -531,6 +564,37 @@ def test_workers_end_with_the_program_that_started_them(client: Client, script: 
     assert left
     script.kill()
     wait_until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in left))
+
+
+RELIEVED = """
+import socket, threading, uuid
+from multiprocessing.connection import Connection
+from sqlalchemy import make_url
+from qforge_sdk.compute import Parameters, get_engine
+from qforge_sdk.compute.item import failed
+from qforge_sdk.compute.job import Job
+from qforge_sdk.compute.worker import Worker
+from qforge_sdk.db.scope import Scope
+from qforge_sdk.db.work import Item, Work
+
+job = Job(make_url("postgresql+psycopg2://nobody@127.0.0.1:1/nothing"), Scope(), Work(1, None), get_engine("tblite"),
+          Parameters(), seed=1, n_conformers=1, timeout=None, max_retries=2, lease_seconds=60, reconnect_seconds=0.1)
+ours, theirs = (Connection(end.detach()) for end in socket.socketpair())
+worker, item = Worker(job, theirs), Item(1, 1, "C", 0)
+worker._unstored = [(item, failed(item, job, "timeout", "late"))]
+listener = threading.Thread(target=worker.listen, args=(theirs,), daemon=True)
+listener.start()
+ours.send_bytes(worker._token.bytes)
+print(type(ours.recv().cause).__name__)
+"""
+
+
+def test_a_worker_says_that_the_database_is_gone_also_when_it_is_relieved() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RELIEVED], capture_output=True, text=True, timeout=60, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "ConnectionFailed\n"), done.stderr
 
 
 # Results that are there already -------------------------------------------------------------------------------------

@@ -78,6 +78,21 @@ def test_closing_twice_is_fine(database_url: str):
     client.close()
 
 
+def test_a_closed_client_opens_no_connection_again(database_url: str):
+    client = qf.connect(database_url)
+    accessors = client.molecules, client.batches
+    client.close()
+    for read in (
+        lambda: accessors[0].query(name="x"),
+        lambda: accessors[1].get(1),
+        lambda: client.sql("SELECT 1"),
+        client.stats,
+    ):
+        with pytest.raises(qf.ConnectionFailed, match="this client is closed"):
+            read()
+    assert client.engine.pool.checkedin() == 0
+
+
 def test_session_commits_at_the_end_and_rolls_back_on_an_error(client: Client):
     with client.session() as session:
         session.add(qf.Molecule(smiles="C", formula="CH4"))

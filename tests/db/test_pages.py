@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.orm import Session, aliased
 
+from qforge_sdk.client import Client
 from qforge_sdk.db.models import PUBLIC_USER_ID, Calculation
 from qforge_sdk.db.pages import Ordering, order_of, ordered_page
 from qforge_sdk.db.scope import Scope
@@ -120,3 +121,9 @@ def test_a_tenants_page_reads_no_more_of_the_index_than_it_needs(any_version_url
 
     assert indexes == {index}
     assert most <= 150
+
+
+def test_a_table_without_rows_has_one_empty_page(client: Client) -> None:
+    for accessor in (client.molecules, client.calculations, client.batches):
+        page = accessor.page()
+        assert (len(page.frame), page.count, page.is_exact, page.next, page.previous) == (0, 0, True, None, None)

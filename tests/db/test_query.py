@@ -290,3 +290,8 @@ def test_a_tenants_page_takes_the_ordered_branches_and_reads_the_same(client: Cl
 def test_query_repr_says_that_it_is_lazy(client: Client):
     assert repr(client.calculations.where(gap=(1, 2))) == "Query(calculations, 1 conditions, lazy: call .df())"
     assert isinstance(client.calculations.where(), Query)
+
+
+def test_a_database_without_rows_has_one_empty_page(client: Client):
+    for page in (client.molecules.page(), client.molecules.page(order_by="gap"), client.calculations.page()):
+        assert (len(page.frame), page.count, page.is_exact, page.next, page.previous) == (0, 0, True, None, None)

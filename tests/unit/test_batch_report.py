@@ -9,7 +9,8 @@ import pytest
 
 from qforge_sdk.accessors.watch import Pace
 from qforge_sdk.compute.worker import Pace as WorkerPace
-from qforge_sdk.schemas import BatchJobResponse, BatchProgress, BatchReport
+from qforge_sdk.schemas import BatchJobResponse, BatchProgress, BatchReport, duration_words, rate_words
+from tests.fixtures.html import tags_of, text_of
 
 
 def report(**changes: Any) -> BatchReport:
@@ -36,8 +37,9 @@ def test_a_report_is_one_readable_line() -> None:
 
 def test_a_report_is_a_table_in_a_notebook_and_no_script() -> None:
     html = report(failed={"<i>": 100}, interrupted=True)._repr_html_()
-    assert "<caption>&lt;b&gt;screen&lt;/b&gt;: 500 items interrupted after 250.0 s" in html
-    assert "<tr><th>&nbsp; &lt;i&gt;</th><td>100</td></tr>" in html
+    assert set(tags_of(html)) == {"table", "caption", "tbody", "tr", "th", "td"}
+    assert text_of(html).startswith("<b>screen</b>: 500 items interrupted after 250.0 s, 2.0 a second")
+    assert "\N{NO-BREAK SPACE} <i>100skipped" in text_of(html)
 
 
 def progress(**changes: Any) -> BatchProgress:
@@ -141,3 +143,21 @@ def test_items_that_wait_again_begin_another_measurement() -> None:
         look(pace, second, 5 * second)
     assert look(pace, 100, 20).items_per_second is None
     assert look(pace, 102, 24).items_per_second == 2.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        (12345.6, "12,346 a second"),
+        (2, "2 a second"),
+        (0.5, "30 a minute"),
+        (1 / 600, "6 an hour"),
+        (1e-5, "0.036 an hour"),
+    ],
+)
+def test_a_slow_batch_is_counted_by_the_minute_or_hour(rate: float, words: str) -> None:
+    assert rate_words(rate) == words
+
+
+def test_a_long_time_is_told_in_days() -> None:
+    assert [duration_words(seconds) for seconds in (59.6, 3600, 180_000)] == ["1 min 0 s", "1 h 0 min", "2 d 2 h"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import re
 
 import pytest
@@ -91,3 +92,18 @@ def test_an_error_carries_its_facts(error: QForgeError, facts: dict[str, object]
 
 def test_a_missing_extra_names_the_command_that_cures_it() -> None:
     assert str(MissingExtra("tblite", "xtb")) == 'tblite is not installed; run: pip install "qforge-sdk[xtb]"'
+
+
+@pytest.mark.parametrize(
+    "error",
+    [error for error, _ in FACTS] + [
+        QForgeError("bad"),
+        errors.ConnectionFailed("gone"),
+        errors.StatementTimeout("late"),
+        errors.ComputationFailed("bad", code="timeout", stderr="cycle 1"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_error_is_the_same_in_another_process(error: QForgeError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.args, vars(again)) == (type(error), str(error), error.args, vars(error))

@@ -43,8 +43,13 @@ function content(cell, send) {
   return made;
 }
 
+function kind(column) {
+  if (column.is_number) return "qf-number";
+  return column.is_word ? "qf-word" : "";
+}
+
 function heading(model, column) {
-  const made = element("th", column.is_number ? "qf-number" : "");
+  const made = element("th", kind(column));
   made.scope = "col";
   if (!column.can_sort) {
     made.textContent = column.label;
@@ -90,7 +95,7 @@ function render({ model, el }) {
       made.addEventListener("click", () => pick(row.key));
     }
     row.cells.forEach((cell, place) => {
-      const box = element("td", columns[place].is_number ? "qf-number" : "");
+      const box = element("td", kind(columns[place]));
       if (cell && cell.title) box.title = cell.title;
       box.append(...content(cell, (action) => model.send({ action, key: row.key })));
       made.append(box);
@@ -102,6 +107,7 @@ function render({ model, el }) {
     const focused = el.contains(document.activeElement) ? document.activeElement : null;
     const key = focused?.closest("tr")?.dataset.key;
     const column = focused?.dataset.column;
+    const isButton = focused?.classList.contains("qf-button");
     const columns = model.get("columns");
     const rows = model.get("rows");
     const canPick = model.get("pick") !== "none";
@@ -126,7 +132,7 @@ function render({ model, el }) {
     const start = body.querySelector(`tr[aria-selected="true"]`) ?? body.querySelector("tr[tabindex]");
     if (start) start.tabIndex = 0;
     if (column) table.querySelector(`button[data-column="${CSS.escape(column)}"]`)?.focus();
-    else if (key) body.querySelector(`tr[data-key="${CSS.escape(key)}"]`)?.focus();
+    else if (key) body.querySelector(`tr[data-key="${CSS.escape(key)}"]${isButton ? " .qf-button" : ""}`)?.focus();
   };
 
   table.addEventListener("keydown", (event) => {

@@ -1,0 +1,105 @@
+"""``client.batches.activity()``: what is going on in several batches at once."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from sqlalchemy import text
+
+from qforge_sdk.client import Client
+from qforge_sdk.db.models import PUBLIC_USER_ID
+from qforge_sdk.db.work import Work, claim, release
+from qforge_sdk.errors import InvalidInput
+from tests.fixtures.clients import TenantClient
+from tests.fixtures.tenants import ALICE, BOB
+
+COUNTS = ["pending", "processing", "completed", "failed", "skipped"]
+
+
+def batch(client: Client, name: str, items: int, *, shared: bool = False) -> int:
+    return client.batches.create(name, molecules=["C" * n for n in range(1, items + 1)], shared=shared).id
+
+
+def take(client: Client, key: int, owner: uuid.UUID | None, *, lease: float = 60.0) -> uuid.UUID:
+    token = uuid.uuid4()
+    with client.engine.begin() as connection:
+        claim(connection, Work(key, owner), token=token, holder="a test", limit=2, lease_seconds=lease, max_retries=2)
+    return token
+
+
+@pytest.mark.parametrize("owner", [None, ALICE], ids=["service", "tenant"])
+def test_a_batch_is_computed_as_long_as_a_lease_holds(
+    client: Client, tenant_client: TenantClient, owner: uuid.UUID | None
+) -> None:
+    reader = client if owner is None else tenant_client(owner)
+    busy, idle, empty = batch(reader, "busy", 5), batch(reader, "idle", 1), batch(reader, "empty", 0)
+    token = take(client, busy, owner)
+    with client.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE batch_items SET status = 'failed' WHERE batch_id = :b AND status = 'pending'"), {"b": busy}
+        )
+
+    found = reader.batches.activity([empty, busy, idle])
+
+    assert found["batch_id"].tolist() == [busy, idle, empty]
+    assert found[COUNTS].to_numpy().tolist() == [[0, 2, 0, 3, 0], [1, 0, 0, 0, 0], [0] * 5]
+    assert found["is_computed"].tolist() == [True, False, False]
+    with client.engine.begin() as connection:
+        release(connection, Work(busy, owner), token)
+    assert not reader.batches.activity([busy])["is_computed"].any()
+
+
+def test_a_lease_that_ran_out_is_nobody_s_work(client: Client) -> None:
+    key = batch(client, "left", 3)
+    take(client, key, None, lease=0.0)
+
+    found = client.batches.activity([key]).iloc[0]
+
+    assert (found["processing"], found["is_computed"]) == (2, False)
+
+
+def test_a_tenant_sees_its_own_and_public_batches(client: Client, tenant_client: TenantClient) -> None:
+    alice, bob = tenant_client(ALICE), tenant_client(BOB)
+    own, foreign = batch(alice, "mine", 2), batch(bob, "his", 1)
+    client.molecules.create("O", shared=True)
+    public = client.batches.create("everybody's", molecules=["O"], shared=True)
+    take(client, public.id, PUBLIC_USER_ID)
+
+    found = alice.batches.activity([own, foreign, public.id])
+
+    assert found["batch_id"].tolist() == [own, public.id]
+    assert found["is_computed"].tolist() == [False, True]
+    assert alice.batches.may_change(alice.batches.get(own))
+    assert not alice.batches.may_change(public)
+    assert client.batches.may_change(public)
+
+
+def test_no_batches_have_a_frame_of_the_same_kind(client: Client) -> None:
+    found = client.batches.activity([])
+    assert found.empty
+    assert found.dtypes.equals(client.batches.activity([batch(client, "one", 1)]).dtypes)
+    with pytest.raises(InvalidInput, match="whole number"):
+        client.batches.activity(["one"])
+
+
+def test_failures_among_the_first_are_those_of_the_first(client: Client) -> None:
+    key = batch(client, "failed", 6)
+    with client.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE batch_items SET status = 'failed', error_code = CASE WHEN id % 2 = 0 THEN 'timeout' END "
+                "WHERE batch_id = :b"
+            ),
+            {"b": key},
+        )
+    ids = client.batches.items(key)["id"].tolist()
+    even, odd = ("timeout", "unknown")
+    expected = {code: sum(one % 2 == rest for one in ids[:3]) for code, rest in ((even, 0), (odd, 1))}
+
+    found = client.batches.failures(key, among=3)
+
+    assert dict(zip(found["code"], found["items"], strict=True)) == expected
+    assert client.batches.failures(key)["items"].tolist() == [3, 3]
+    with pytest.raises(InvalidInput, match="from 1 on, not 0"):
+        client.batches.failures(key, among=0)
