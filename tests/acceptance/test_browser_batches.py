@@ -118,6 +118,7 @@ def see_what_failed(notebook: Notebook, shown: Locator) -> None:
     expect(failures).to_have_count(2)
     assert cells(failures.nth(0))[:2] == ["scf_not_converged", "4"]
     assert cells(failures.nth(1))[1:4] == ["1", "[Og]", "no parameters for Og: the GFN methods end at radon"]
+    expect(shown.get_by_role("button", name="Cancel the batch")).to_be_disabled()
     notebook.picture(shown, "batches")
 
 
