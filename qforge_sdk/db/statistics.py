@@ -89,7 +89,7 @@ _PUBLIC: Final = f"'{PUBLIC_USER_ID}'::uuid"
 
 CELLS: Final = """
     SELECT kind, method, status, cell, sum(n)::bigint AS n FROM qforge.read_statistics(%(kinds)s)
-    GROUP BY kind, method, status, cell ORDER BY kind, cell
+    GROUP BY kind, method, status, cell HAVING sum(n) > 0 ORDER BY kind, cell
 """
 
 COUNT: Final = """

@@ -30,7 +30,7 @@ from qforge_sdk.widgets.numbers import heading
 from qforge_sdk.widgets.panel import Pager, Panel
 from qforge_sdk.widgets.sources import Sources
 
-_NARROW: Final = {"description_width": "100px"}
+_NARROW: Final = {"description_width": "128px"}
 
 
 class MoleculeGrid(Panel):

@@ -9,8 +9,8 @@ import ipywidgets as ipw
 from qforge_sdk.widgets.elements import Facts
 from qforge_sdk.widgets.panel import Panel
 from qforge_sdk.widgets.sources import Sources
-from qforge_sdk.widgets.stats_figure import draw, dress, empty_figure
-from qforge_sdk.widgets.stats_state import EMPTY, GROUPS, overview
+from qforge_sdk.widgets.stats_figure import charts, hidden_groups
+from qforge_sdk.widgets.stats_state import EMPTY, GROUPS, Overview, overview
 
 
 class StatsPanel(Panel):
@@ -34,21 +34,28 @@ class StatsPanel(Panel):
             layout=ipw.Layout(width="190px"),
         )
         self.by.observe(lambda _: self.update(), "value")
-        self.figure = empty_figure()
+        self.figure: Any = None
+        self._shown = Overview([], [], None, [])
         self.notice.observe(self._dress, "is_dark")
-        self._dress()
-        self._charts = ipw.VBox([self.by, self.figure])
+        self._charts = ipw.VBox()
         self.content.children = [self.facts, self._charts]
         self.update()
 
     def _show(self) -> None:
-        shown = overview(self._sources, self.by.value)
-        self.facts.show(shown.facts)
-        is_empty = shown.timeline is None
-        self._charts.layout.display = "none" if is_empty else None
-        self.notice.say(EMPTY if is_empty else "")
-        draw(self.figure, shown, self.by.value)
+        self._shown = overview(self._sources, self.by.value)
+        self.facts.show(self._shown.facts)
+        self.notice.say("" if self._shown.timeline else EMPTY)
+        self._draw()
 
-    def _dress(self, _: Any = None) -> None:
+    def _draw(self) -> None:
+        """Put new charts in the place of the old ones; what was hidden stays hidden."""
+        old = self.figure
+        hidden = hidden_groups(old) if old else set()
+        self.figure = charts(self._shown, self.by.value, dark=self.notice.is_dark, hidden=hidden)
+        self._charts.children = [self.by, self.figure] if self._shown.timeline else []
+        if old:
+            old.close()
+
+    def _dress(self, _: Any) -> None:
         with self.reporting():
-            dress(self.figure, dark=self.notice.is_dark)
+            self._draw()

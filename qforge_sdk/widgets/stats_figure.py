@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
@@ -28,55 +28,54 @@ _HEIGHT: Final = 520
 _FEW_BINS: Final = 12
 _PLACES: Final = {"gap": (2, 1), "energy": (2, 2)}
 _LEGEND: Final = {"orientation": "h", "x": 0, "yanchor": "bottom", "traceorder": "normal", "bgcolor": _CLEAR}
+_LAYOUT: Final = {
+    "barmode": "stack",
+    "bargap": 0.15,
+    "height": _HEIGHT,
+    "margin": {"l": 60, "r": 15, "t": 45, "b": 50},
+    "paper_bgcolor": _CLEAR,
+    "plot_bgcolor": _CLEAR,
+    "hoverlabel": {"namelength": -1},
+    "legend": _LEGEND | {"y": 1.02},
+    "legend2": _LEGEND | {"y": 0.49},
+}
 
 
-def empty_figure() -> Any:
-    """The charts without anything in them."""
-    made = make_subplots(
-        rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.4, 0.6], vertical_spacing=0.2
-    )
-    figure = go.FigureWidget(made)
-    figure.update_layout(
-        barmode="stack",
-        bargap=0.15,
-        height=_HEIGHT,
-        autosize=True,
-        margin={"l": 60, "r": 15, "t": 45, "b": 50},
-        paper_bgcolor=_CLEAR,
-        plot_bgcolor=_CLEAR,
-        uirevision="kept",
-        hoverlabel={"namelength": -1},
-    )
-    return figure
+def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[str] = ()) -> Any:
+    """The charts, fit to the width that they get.
 
-
-def dress(figure: Any, *, dark: bool) -> None:
-    """Fit the charts to the page's theme."""
-    figure.update_layout(
-        template="plotly_dark" if dark else "plotly_white", paper_bgcolor=_CLEAR, plot_bgcolor=_CLEAR
-    )
-
-
-def draw(figure: Any, shown: Overview, by: str) -> None:
-    """Show other numbers in the charts.
+    They are made anew for each change: what plotly.py tells a chart that no browser has drawn yet is lost.
 
     Parameters
     ----------
-    figure
-        From :func:`empty_figure`.
     shown
         What there is to show.
     by
         What its calculations by time are told apart by.
+    dark
+        Whether the page is.
+    hidden
+        Legend groups that are not shown, from :func:`hidden_groups`.
     """
+    figure = make_subplots(
+        rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.42, 0.58], vertical_spacing=0.19
+    )
     of_method = dict(zip(shown.methods, _COLOURS, strict=False))
-    with figure.batch_update():
-        figure.data = ()
-        if shown.timeline is not None:
-            _draw_timeline(figure, shown.timeline, by, of_method if by == "method" else _OF_STATUS)
-        for histogram in shown.histograms:
-            _draw_histogram(figure, histogram, of_method, is_told=by != "method")
-        figure.update_layout(legend=_LEGEND | {"y": 1.02}, legend2=_LEGEND | {"y": 0.5})
+    if shown.timeline is not None:
+        _draw_timeline(figure, shown.timeline, by, of_method if by == "method" else _OF_STATUS)
+    for histogram in shown.histograms:
+        _draw_histogram(figure, histogram, of_method, is_told=by != "method")
+    for trace in figure.data:
+        trace.visible = "legendonly" if trace.legendgroup in hidden else True
+    figure.update_layout(_LAYOUT, template="plotly_dark" if dark else "plotly_white")
+    made = go.FigureWidget(figure)
+    made._config = {"responsive": True, "displaylogo": False}
+    return made
+
+
+def hidden_groups(figure: Any) -> set[str]:
+    """Legend groups that somebody has hidden by a click."""
+    return {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
 
 
 def _draw_timeline(figure: Any, timeline: Timeline, by: str, colours: Mapping[str, str]) -> None:
@@ -119,7 +118,6 @@ def _style(by: str, name: str, colours: Mapping[str, str]) -> dict[str, Any]:
         "name": chart_text(name),
         "legendgroup": f"{by} {name}",
         "marker": {"color": colours.get(name, _OF_OTHERS), "line": {"width": 0}},
-        "uid": f"{by} {name}",
     }
 
 

@@ -167,11 +167,11 @@ def test_failures_alone_have_no_histogram(client: Client):
 def test_an_empty_database_says_how_to_fill_it(client: Client):
     panel = client.widgets.stats()
     assert panel.notice.text == EMPTY
-    assert panel._charts.layout.display == "none"
+    assert panel._charts.children == ()
     assert {fact["value"] for fact in panel.facts.facts} == {"0", "\N{EN DASH}"}
     client.calculations.create(smiles="CCO", energy=-11.39, gap=9.1)
     panel.update()
-    assert (panel.notice.text, panel._charts.layout.display) == ("", None)
+    assert (panel.notice.text, panel._charts.children) == ("", (panel.by, panel.figure))
 
 
 def test_a_tenant_counts_own_and_public_rows(client: Client, tenant_client: TenantClient):
@@ -198,6 +198,23 @@ def test_the_charts_follow_the_theme(filled: Client):
     panel.notice.is_dark = True
     assert panel.figure.layout.template.layout.font.color != light
     assert panel.figure.layout.paper_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_a_method_that_was_hidden_stays_so(filled: Client):
+    panel = filled.widgets.stats()
+    for trace in panel.figure.data:
+        trace.visible = "legendonly" if trace.name == "GFN1-xTB" else True
+    panel.update()
+    panel.by.value = "status"
+    shown = {trace.name for trace in panel.figure.data if trace.visible is True}
+    assert shown == {"GFN2-xTB", "converged", "error"}
+
+
+def test_a_day_whose_calculations_moved_to_another_is_no_day(filled: Client):
+    with filled.session() as session:
+        session.execute(text("UPDATE public.calculations SET created_at = '2020-01-05', energy = -5, gap = 3"))
+    assert filled.calculations.per_day()["day"].dt.date.astype(str).tolist() == ["2020-01-05"]
+    assert len(filled.calculations.histogram("gap", bins=60)) == 1
 
 
 def test_large_counts_have_short_ticks(client: Client):

@@ -22,7 +22,9 @@ function drawCard(card, isPicked) {
   }
   const title = element("div", "qf-title", card.title);
   title.title = card.title;
-  made.append(title, ...card.lines.map((line) => element("div", "qf-line", line)));
+  const lines = card.lines.map((line) => element("div", "qf-line", line));
+  for (const line of lines) line.title = line.textContent;
+  made.append(title, ...lines);
   return made;
 }
 

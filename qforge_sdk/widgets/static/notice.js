@@ -24,6 +24,16 @@ function render({ model, el }) {
     model.set("is_dark", isDark());
     model.save_changes();
   };
+  // A plotly chart that was drawn before it had its place fits itself only when the window says that it was resized.
+  let panel = null;
+  const resized = new ResizeObserver(() => {
+    if (!panel) {
+      panel = el.closest(".qf-panel");
+      if (panel) resized.observe(panel);
+    }
+    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+  });
+  resized.observe(el);
   const beat = () => model.send({ alive: true });
 
   model.on("change:text change:is_error", draw);
@@ -36,6 +46,7 @@ function render({ model, el }) {
   return () => {
     clearInterval(timer);
     watcher.disconnect();
+    resized.disconnect();
     model.off("change:text change:is_error", draw);
     model.send({ alive: false });
   };
