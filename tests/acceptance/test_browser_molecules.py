@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from playwright.sync_api import Locator, expect
 from sqlalchemy import text
@@ -11,7 +9,7 @@ from sqlalchemy import text
 import qforge_sdk as qf
 from qforge_sdk.data import load_sample
 from tests.fixtures.databases import DatabasesOf
-from tests.fixtures.lab import Lab, Notebook
+from tests.fixtures.lab import Lab
 
 IMAGE, SCRIPT = "<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>"
 HOSTILE_METHOD = "<b onclick=alert(1)>GFN1</b> & %{x}"
@@ -48,7 +46,12 @@ def test_look(lab: Lab, url: str):
     (lab.folder / "address").write_text(url)
     for dark in (False, True):
         for width in (1300, 800):
-            nb = lab.open([CONNECT, "w = client.widgets.molecules(page_size=12)\nw", "s = client.widgets.stats()\ns"], dark=dark, width=width, height=1400)
+            nb = lab.open(
+                [CONNECT, "w = client.widgets.molecules(page_size=12)\nw", "s = client.widgets.stats()\ns"],
+                dark=dark,
+                width=width,
+                height=1400,
+            )
             nb.run(0)
             out = nb.run(1)
             expect(out.locator(".qf-card").first).to_be_visible()
