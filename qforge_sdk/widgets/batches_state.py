@@ -35,8 +35,7 @@ BATCH_COLUMNS: Final = (
     Column("processing", "Processing", is_number=True),
     Column("pending", "Pending", is_number=True),
     Column("pace", "Pace"),
-    Column("started_at", "Started", is_number=True),
-    Column("completed_at", "Finished", is_number=True),
+    Column("times", "Started, finished"),
 )
 ITEM_COLUMNS: Final = (
     Column("id", "Item", is_number=True, can_sort=True),
@@ -326,8 +325,7 @@ def batch_row(line: Line) -> Row:
                 )
             ),
             _pace(line),
-            _time(line.started_at),
-            _finished(line),
+            _times(line),
         ),
     )
 
@@ -452,15 +450,18 @@ def _pace(line: Line) -> str:
     return rate_words(now.items_per_second) + (f", {duration_words(left)} left" if left else "")
 
 
-def _finished(line: Line) -> Any:
-    if line.started_at is None or line.completed_at is None:
-        return _time(line.completed_at)
+def _times(line: Line) -> Cell:
+    """When it started and finished; the hint has dates, zones and how long it took."""
+    if line.started_at is None:
+        return _NOTHING
+    whole = line.started_at.isoformat(sep=" ", timespec="seconds")
+    if line.completed_at is None:
+        return {"text": _local(line.started_at), "title": whole}
     took = duration_words((line.completed_at - line.started_at).total_seconds())
-    return {"text": _local(line.completed_at), "title": f"{_time(line.completed_at)['title']}, after {took}"}
-
-
-def _time(when: pd.Timestamp | None) -> Any:
-    return _NOTHING if when is None else {"text": _local(when), "title": when.isoformat(sep=" ", timespec="seconds")}
+    return {
+        "text": f"{_local(line.started_at)}, {_local(line.completed_at)}",
+        "title": f"{whole} to {line.completed_at.isoformat(sep=' ', timespec='seconds')}, {took}",
+    }
 
 
 def _local(when: pd.Timestamp) -> str:
