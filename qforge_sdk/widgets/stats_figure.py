@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Final
 
@@ -28,6 +28,9 @@ _HEIGHT: Final = 520
 _FEW_BINS: Final = 12
 _PLACES: Final = {"gap": (2, 1), "energy": (2, 2)}
 _LEGEND: Final = {"orientation": "h", "x": 0, "yanchor": "bottom", "traceorder": "normal", "bgcolor": _CLEAR}
+_Placed = tuple[Any, tuple[int, int]]
+"""Bars, and the row and column of their chart."""
+
 _LAYOUT: Final = {
     "barmode": "stack",
     "bargap": 0.15,
@@ -41,10 +44,10 @@ _LAYOUT: Final = {
 }
 
 
-def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[str] = ()) -> Any:
+def new_figure(shown: Overview, by: str, *, dark: bool) -> Any:
     """The charts, fit to the width that they get.
 
-    They are made anew for each change: what plotly.py tells a chart that no browser has drawn yet is lost.
+    They are made with all that they show: what plotly.py tells a chart before a browser has drawn it is lost.
 
     Parameters
     ----------
@@ -54,61 +57,101 @@ def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[s
         What its calculations by time are told apart by.
     dark
         Whether the page is.
-    hidden
-        Legend groups that are not shown, from :func:`hidden_groups`.
     """
     figure = make_subplots(
         rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.42, 0.58], vertical_spacing=0.19
     )
-    of_method = dict(zip(shown.methods, _COLOURS, strict=False))
-    if shown.timeline is not None:
-        _draw_timeline(figure, shown.timeline, by, of_method if by == "method" else _OF_STATUS)
-    for histogram in shown.histograms:
-        _draw_histogram(figure, histogram, of_method, is_told=by != "method")
-    for trace in figure.data:
-        trace.visible = "legendonly" if trace.legendgroup in hidden else True
-    figure.update_layout(_LAYOUT, template="plotly_dark" if dark else "plotly_white")
+    figure.update_layout(_LAYOUT)
+    dress(figure, dark=dark)
+    draw(figure, shown, by)
     made = go.FigureWidget(figure)
     made._config = {"responsive": True, "displaylogo": False}
     return made
 
 
-def hidden_groups(figure: Any) -> set[str]:
-    """Legend groups that somebody has hidden by a click."""
-    return {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
+def dress(figure: Any, *, dark: bool) -> None:
+    """Fit the charts to the page's theme."""
+    figure.update_layout(template="plotly_dark" if dark else "plotly_white")
 
 
-def _draw_timeline(figure: Any, timeline: Timeline, by: str, colours: Mapping[str, str]) -> None:
+def draw(figure: Any, shown: Overview, by: str) -> None:
+    """Show other numbers in the charts; a group that was hidden by a click stays so.
+
+    Parameters
+    ----------
+    figure
+        From :func:`new_figure`.
+    shown
+        What there is to show.
+    by
+        What its calculations by time are told apart by.
+    """
+    hidden = {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
+    of_method = dict(zip(shown.methods, _COLOURS, strict=False))
+    bars = [] if shown.timeline is None else _days(shown.timeline, by, of_method if by == "method" else _OF_STATUS)
+    for histogram in shown.histograms:
+        bars += _bins(histogram, of_method, is_told=by != "method")
+    for trace, _ in bars:
+        trace.visible = "legendonly" if trace.legendgroup in hidden else True
+    with figure.batch_update():
+        figure.data = ()
+        places = [place for _, place in bars]
+        figure.add_traces([trace for trace, _ in bars], *([one[n] for one in places] for n in (0, 1)))
+        if shown.timeline is not None:
+            _mark_days(figure, shown.timeline)
+        for histogram in shown.histograms:
+            _mark_bins(figure, histogram)
+
+
+def _days(timeline: Timeline, by: str, colours: Mapping[str, str]) -> list[_Placed]:
     days = timeline.starts.strftime("%Y-%m-%d").tolist()
-    for name, counts in timeline.counts.items():
-        bars = go.Bar(
-            x=days,
-            y=counts,
-            hovertemplate=f"%{{x|{_DATE[timeline.period]}}}<br>%{{y:,}} calculations",
-            showlegend=True,
-            **_style(by, name, colours),
+    return [
+        (
+            go.Bar(
+                x=days,
+                y=counts,
+                hovertemplate=f"%{{x|{_DATE[timeline.period]}}}<br>%{{y:,}} calculations",
+                legend="legend",
+                showlegend=True,
+                **_style(by, name, colours),
+            ),
+            (1, 1),
         )
-        figure.add_trace(bars, row=1, col=1)
+        for name, counts in timeline.counts.items()
+    ]
+
+
+def _mark_days(figure: Any, timeline: Timeline) -> None:
+    first, last = timeline.starts[0], timeline.starts[-1]
+    half = (last - first) / (len(timeline.starts) - 1) / 2
+    figure.update_xaxes(range=[str(first - half), str(last + half)], row=1, col=1)
     figure.update_yaxes(title_text=f"calculations per {timeline.period}", row=1, col=1, **_ticks(timeline.counts))
 
 
-def _draw_histogram(figure: Any, histogram: Histogram, colours: Mapping[str, str], *, is_told: bool) -> None:
-    row, col = _PLACES[histogram.quantity]
+def _bins(histogram: Histogram, colours: Mapping[str, str], *, is_told: bool) -> list[_Placed]:
     edges = histogram.edges
     ends = [f"{_edge(low)} to {_edge(high)}" for low, high in pairwise(edges.tolist())]
-    for name, counts in histogram.counts.items():
-        bars = go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            customdata=ends,
-            hovertemplate="%{customdata}<br>%{y:,} calculations",
-            legend="legend2" if is_told else "legend",
-            showlegend=is_told and histogram.quantity == "gap",
-            **_style("method", name, colours),
+    return [
+        (
+            go.Bar(
+                x=(edges[:-1] + edges[1:]) / 2,
+                y=counts,
+                width=np.diff(edges),
+                customdata=ends,
+                hovertemplate="%{customdata}<br>%{y:,} calculations",
+                legend="legend2" if is_told else "legend",
+                showlegend=is_told and histogram.quantity == "gap",
+                **_style("method", name, colours),
+            ),
+            _PLACES[histogram.quantity],
         )
-        figure.add_trace(bars, row=row, col=col)
-    figure.update_xaxes(title_text=_title(histogram), range=_span(edges), row=row, col=col)
+        for name, counts in histogram.counts.items()
+    ]
+
+
+def _mark_bins(figure: Any, histogram: Histogram) -> None:
+    row, col = _PLACES[histogram.quantity]
+    figure.update_xaxes(title_text=_title(histogram), range=_span(histogram.edges), row=row, col=col)
     figure.update_yaxes(title_text="calculations", row=row, col=col, **_ticks(histogram.counts))
 
 
