@@ -56,11 +56,13 @@ def add_batches_and_atoms(client: qf.Client) -> int:
 
 def openings(client: qf.Client, calculation: int) -> dict[str, Callable[[], object]]:
     """Name of each widget to the call that opens it."""
+    batch = int(client.sql("SELECT max(id) AS id FROM batch_jobs").id[0])
     return {
         "molecules": client.widgets.molecules,
         "calculations": client.widgets.calculations,
         "stats": client.widgets.stats,
         "batches": client.widgets.batches,
+        "one batch": lambda: client.widgets.batches().show_batch(batch),
         "calculation": lambda: client.widgets.calculation(calculation),
     }
 

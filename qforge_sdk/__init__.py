@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qforge_sdk import display
     from qforge_sdk._version import __version__
     from qforge_sdk.citations import cite
     from qforge_sdk.client import Client, connect
@@ -118,10 +119,13 @@ __all__ = [
     "__version__",
     "cite",
     "connect",
+    "display",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "display":
+        return import_module(f"{__name__}.display")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

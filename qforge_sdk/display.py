@@ -7,17 +7,15 @@ becomes markup. Pictures lie on a white rounded card of their own, readable on a
 from __future__ import annotations
 
 import base64
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from html import escape
-from numbers import Integral, Real
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 
 from qforge_sdk.errors import InvalidInput, UnknownField
 from qforge_sdk.quantities import did_you_mean
+from qforge_sdk.wording import is_missing, is_number, plain, shortened, written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,13 +29,10 @@ SMALL_SIZE: Final = (160, 110)
 SHOWN_ROWS: Final = 50
 """Rows of a DataFrame that are shown when nobody asks for more."""
 
-_LONGEST_CELL: Final = 200
-_NOTHING: Final = "\N{EN DASH}"
 _VOID: Final = frozenset({"br", "hr", "img"})
 _LEFT: Final = "text-align:left"
 _RIGHT: Final = "text-align:right"
 _WRAPPED: Final = "text-align:left;min-width:18em;max-width:26em;overflow-wrap:anywhere"
-_NO_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Html(str):
@@ -51,7 +46,7 @@ class Html(str):
 
 def text(value: object) -> Html:
     """A value as a page shows it: escaped, unless it is Html."""
-    return value if isinstance(value, Html) else Html(escape(str(value)))
+    return value if isinstance(value, Html) else Html(escape(plain(value)))
 
 
 def chart_text(value: object, *, length: int = 60) -> Html:
@@ -69,7 +64,7 @@ def chart_text(value: object, *, length: int = 60) -> Html:
     Html
         For names, titles and hover texts. Quotes stay as they are: plotly does not know how they are escaped.
     """
-    return value if isinstance(value, Html) else Html(escape(_plain(_shortened(str(value), length)), quote=False))
+    return value if isinstance(value, Html) else Html(escape(plain(shortened(str(value), length)), quote=False))
 
 
 def together(*parts: object) -> Html:
@@ -186,14 +181,17 @@ def frame_table(
     import pandas as pd
 
     head = df.iloc[:rows]
-    columns = [*first.values(), *(head.iloc[:, place].tolist() for place in range(head.shape[1]))]
-    names = [*first, *(_label(name) for name in df.columns)]
+    places = range(head.shape[1])
+    columns: list[tuple[str, Sequence[object]]] = [
+        *first.items(),
+        *((_label(df.columns[place]), head.iloc[:, place].tolist()) for place in places),
+    ]
     if not isinstance(df.index, pd.RangeIndex):
-        names.insert(0, _label(df.index.names if df.index.nlevels > 1 else df.index.name or ""))
-        columns.insert(0, [element("b", _label(key)) for key in head.index.tolist()])
-    heads = element("thead", element("tr", *(element("th", name, style=_LEFT) for name in names)))
-    lines = (element("tr", *map(_cell, line)) for line in zip(*columns, strict=True)) if columns else ()
-    whole = element("table", *_caption(caption), heads, element("tbody", *lines))
+        name = _label(df.index.names if df.index.nlevels > 1 else df.index.name)
+        columns.insert(0, (name, [element("b", _label(key)) for key in head.index.tolist()]))
+    heads, *lines = zip(*(_column_cells(name, values) for name, values in columns), strict=True) if columns else ((),)
+    body = element("tbody", *(element("tr", *line) for line in lines))
+    whole = element("table", *_caption(caption), element("thead", element("tr", *heads)), body)
     if len(df) <= rows:
         return whole
     return together(whole, paragraph(f"{len(head):,} of {len(df):,} rows"))
@@ -251,7 +249,7 @@ def structure_svg(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formu
     width, height = _checked(size)
     inner = _picture(smiles, width, height, formula)
     card = element("rect", x=1, y=1, width=width - 2, height=height - 2, rx=8, fill="#ffffff", stroke="#d0d0d0")
-    label = next((one for one in (smiles, formula) if not _is_missing(one)), "")
+    label = next((one for one in (smiles, formula) if not is_missing(one)), "")
     return element(
         "svg",
         card,
@@ -261,7 +259,7 @@ def structure_svg(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formu
         height=height,
         viewBox=f"0 0 {width} {height}",
         role="img",
-        aria_label=_plain(_shortened(str(label))),
+        aria_label=plain(shortened(str(label))),
     )
 
 
@@ -306,7 +304,7 @@ def structure(smiles: object, *, size: tuple[int, int] = PICTURE_SIZE, formula: 
         As for :func:`structure_svg`.
     """
     uri = structure_uri(smiles, size=size, formula=formula)
-    label = "no structure" if _is_missing(smiles) else _shortened(str(smiles))
+    label = "no structure" if is_missing(smiles) else shortened(str(smiles))
     return element(
         "img", src=uri, alt=label, title=label, width=size[0], height=size[1], style="max-width:none;margin:0"
     )
@@ -430,7 +428,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _picture(smiles: object, width: int, height: int, formula: object) -> Html:
-    if _is_missing(smiles) or smiles == "":
+    if is_missing(smiles) or smiles == "":
         return _words("no SMILES", formula, width, height)
     from qforge_sdk.drawing import Undrawn, drawing
 
@@ -443,9 +441,9 @@ def _picture(smiles: object, width: int, height: int, formula: object) -> Html:
 def _words(reason: str, formula: object, width: int, height: int) -> Html:
     """The formula, and below it why there is no structure."""
     middle = {"x": width // 2, "text_anchor": "middle", "font_family": "sans-serif"}
-    if _is_missing(formula) or not str(formula).strip():
+    if is_missing(formula) or not str(formula).strip():
         return element("text", reason, y=height // 2 + 5, font_size=13, fill="#666666", **middle)
-    name = _plain(_shortened(str(formula), 40))
+    name = plain(shortened(str(formula), 40))
     # A sans-serif letter is about 0.6 of its size wide.
     points = max(7, min(18, int(1.5 * width / max(len(name), 1))))
     return together(
@@ -458,21 +456,6 @@ def _column(df: pd.DataFrame, name: Any) -> list[Any]:
     """Values of the first column of that name, None for each row where there is no such column."""
     names = df.columns.tolist()
     return df.iloc[:, names.index(name)].tolist() if name in names else [None] * len(df)
-
-
-def _is_missing(value: object) -> bool:
-    import pandas as pd
-
-    return value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value)  # noqa: PLR0124
-
-
-def _plain(value: object) -> str:
-    """Text without what XML cannot hold, such as NUL and halves of surrogate pairs."""
-    return _NO_XML.sub("\N{REPLACEMENT CHARACTER}", str(value))
-
-
-def _shortened(value: str, length: int = _LONGEST_CELL) -> str:
-    return value if len(value) <= length else f"{value[: length - 1]}…"
 
 
 def _label(name: Any) -> str:
@@ -489,47 +472,18 @@ def _names_and(cells: Iterable[Html], names: Iterable[str], caption: object) -> 
     return element("table", *_caption(caption), element("tbody", *lines))
 
 
-def _cell(value: Any) -> Html:
+def _column_cells(name: str, values: Sequence[object]) -> list[Html]:
+    """A heading and cells: numbers to the right, with what is missing among them; long text in several lines."""
+    is_numeric = any(map(is_number, values)) and all(is_number(one) or is_missing(one) for one in values)
+    side = _RIGHT if is_numeric else _LEFT
+    return [element("th", name, style=side), *(_cell(value, side) for value in values)]
+
+
+def _cell(value: object, side: str) -> Html:
     shown = _shown(value)
-    if isinstance(value, bool) or not isinstance(value, Real) or _is_missing(value):
-        is_long = not isinstance(shown, Html) and len(shown) > 40
-        return element("td", shown, style=_WRAPPED if is_long else _LEFT)
-    return element("td", shown, style=_RIGHT)
-
-
-def _number(value: Real) -> str:
-    """Whole numbers as they are, others with up to six decimals, or six digits where that would hide them."""
-    if isinstance(value, Integral):
-        return str(int(value))
-    number = float(value)
-    if number == 0 or 1e-3 <= abs(number) < 1e9:
-        return f"{number:.6f}".rstrip("0").rstrip(".")
-    return f"{number:.6g}"
+    is_long = len(shown) > 40 and not isinstance(shown, Html)
+    return element("td", shown, style=_WRAPPED if is_long else side)
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, Html):
-        return value
-    if _is_missing(value):
-        return _NOTHING
-    for kind, write in _WRITERS:
-        if isinstance(value, kind):
-            return _shortened(write(value))
-    return _shortened(str(value))
-
-
-def _time(value: Any) -> str:
-    return str(value.isoformat(sep=" ", timespec="seconds")).replace("+00:00", " UTC")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-_WRITERS: Final[tuple[tuple[Any, Callable[[Any], str]], ...]] = (
-    (bool, lambda value: "yes" if value else "no"),
-    (Real, _number),
-    (datetime, _time),
-    ((dict, list, tuple), _json),
-    (bytes, bytes.hex),
-)
+    return value if isinstance(value, Html) else written(value)

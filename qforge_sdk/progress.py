@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import sys
 import threading
@@ -11,9 +12,15 @@ from typing import Any, Final, Self
 DELAY_SECONDS: Final = 2.0
 """What ends sooner shows no bar."""
 
+_TICK_SECONDS: Final = 0.5
+_ONLY_TIME: Final = "{desc}: {elapsed}{postfix}"
+
 
 class ProgressBar:
     """A bar of tqdm that appears only where the work takes long, and goes when it has ended.
+
+    It appears and its clock runs while a single statement runs as well, from a thread that is there only where
+    somebody looks.
 
     Parameters
     ----------
@@ -38,6 +45,9 @@ class ProgressBar:
         self._began = time.time()
         self._bar: Any = None
         self._lock = threading.Lock()
+        self._ended = threading.Event()
+        # A notebook shows what a thread draws under the cell whose context it has.
+        self._clock = threading.Thread(target=contextvars.copy_context().run, args=(self._run,), daemon=True)
 
     def update(self, n: int = 1) -> None:
         """Count ``n`` more.
@@ -69,6 +79,13 @@ class ProgressBar:
             self._done, self.total, self.text = done, total, text
             self._refresh()
 
+    def _run(self) -> None:
+        while not self._ended.wait(_TICK_SECONDS if self._bar is not None else DELAY_SECONDS):
+            with self._lock:
+                self._refresh()
+                if self._bar is not None:
+                    self._bar.refresh()
+
     def _refresh(self) -> None:
         if not self._shown or time.time() - self._began < DELAY_SECONDS:
             return
@@ -77,6 +94,7 @@ class ProgressBar:
         elif self.total is not None and self._bar.total != self.total:
             self._bar.reset(total=self.total)
             self._bar.start_t, self._bar.initial = self._began, self._skipped
+        self._bar.bar_format = None if self._done or self.total is not None else _ONLY_TIME
         self._bar.set_postfix_str(self.text, refresh=False)
         self._bar.update(self._done - self._bar.n)
 
@@ -86,20 +104,24 @@ class ProgressBar:
         # With a delay it draws nothing before it knows what ended meanwhile.
         bar: Any = tqdm(
             total=self.total, initial=self._skipped, desc=self._description, unit=self._unit, unit_scale=True,
-            leave=False, delay=1e-9,
+            leave=False, delay=1e-9, bar_format=None if self._done or self.total is not None else _ONLY_TIME,
         )  # fmt: skip
         bar.start_t, bar.n = self._began, self._done
         bar.set_postfix_str(self.text)
         return bar
 
     def __enter__(self) -> Self:
+        if self._shown:
+            self._clock.start()
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        with self._lock:
-            self._shown = False
-            if self._bar is not None:
-                self._bar.close()
+        self._ended.set()
+        if self._clock.is_alive():
+            self._clock.join()
+        self._shown = False
+        if self._bar is not None:
+            self._bar.close()
 
 
 def progress_bar(

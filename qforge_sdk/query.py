@@ -169,8 +169,8 @@ class Query:
         QForgeError
             What the server reported.
         """
-        with progress_bar(None, f"reading {self.table.name}") as bar:
-            return self._finish(self.reader.read(self.statement(), advance=bar.update))
+        with progress_bar(None, f"reading {self.table.name}"):
+            return self._finish(self.reader.read(self.statement()))
 
     def iter_batches(self, rows: int = DEFAULT_BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Read it as record batches of at most ``rows`` rows, from one snapshot, with flat memory.

@@ -130,7 +130,7 @@ class Batches(BatchPages):
         status
             pending, in_progress, completed or failed; its start and end times follow.
         parameters
-            For the items that are computed from now on, instead of those that are stored.
+            For the next :meth:`run`, instead of those that are stored; one that is at work goes on with its own.
 
         Returns
         -------
@@ -280,7 +280,7 @@ class Batches(BatchPages):
             return stored.retry(codes) if keys is None else stored.retry_items(keys)
 
     def cancel(self, batch: int | str | BatchJobResponse) -> int:
-        """Skip what has not ended of a batch; its workers stop within a quarter of their lease.
+        """Skip what has not ended of a batch; its workers stop within half of their lease.
 
         Parameters
         ----------

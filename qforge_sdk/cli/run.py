@@ -5,14 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from qforge_sdk.cli import DataDirOption, UrlOption, UserOption, app, console, opened
 from qforge_sdk.cli.tables import facts_table, frame_table
 
-_INTERRUPTED = 130
+_INTERRUPTED: Final = 130
+_ENDINGS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 @app.command()
@@ -59,13 +60,16 @@ def run(
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM, by which queueing systems end a job, give items back as Ctrl-C does."""
+    """Let SIGTERM, by which queueing systems end a job, and a terminal that closes give items back as Ctrl-C does."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # What nohup ignores stays ignored.
+    heeded = [number for number in _ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

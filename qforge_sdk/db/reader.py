@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Never
 
 import adbc_driver_manager
@@ -94,11 +94,7 @@ class ArrowReader:
                 ) from exc
 
     def read(
-        self,
-        statement: ClauseElement | str,
-        params: Mapping[str, Any] | Sequence[Any] | None = None,
-        *,
-        advance: Callable[[int], object] | None = None,
+        self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None
     ) -> pa.Table:
         """The whole result as one table.
 
@@ -106,8 +102,6 @@ class ArrowReader:
         ----------
         statement, params
             As for :meth:`render`.
-        advance
-            Is told the number of rows of each part that arrives.
 
         Returns
         -------
@@ -119,12 +113,8 @@ class ArrowReader:
         QForgeError
             What the server reported, by its SQLSTATE.
         """
-        with self.transaction() as cursor:
-            cursor.execute(self.render(statement, params))
-            if advance is None:
-                return cursor.fetch_arrow_table()
-            with contextlib.closing(cursor.fetch_record_batch()) as reader:
-                return pa.Table.from_batches(_counted(reader, advance), reader.schema)
+        with self.together() as read:
+            return read(statement, params)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[Read]:
@@ -270,12 +260,6 @@ class ArrowReader:
                 self._idle.append(connection)
                 return
         connection.close()
-
-
-def _counted(batches: Iterable[pa.RecordBatch], advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        advance(batch.num_rows)
-        yield batch
 
 
 def _close_all(connections: list[Any]) -> None:

@@ -237,7 +237,8 @@ class BatchBoard(Panel):
             self._view, way = opened.view, {}
         self._opened = opened
         self._is_moving |= opened.line.is_moving
-        if opened.line.is_computed and not self.notice.is_error:
+        if before is not None and before.record != opened.record and not self.notice.is_error:
+            # What was said of the last click is no longer so.
             self.notice.say("")
         self._show_facts(opened)
         self._say_what_can_be_done(opened)
@@ -255,7 +256,8 @@ class BatchBoard(Panel):
 
     def _say_what_can_be_done(self, opened: state.Opened) -> None:
         failed = opened.line.progress.n_failed
-        self.retry_all.description = f"Retry all {failed:,} that failed" if failed else "Retry all that failed"
+        which = "the one" if failed == 1 else f"all {failed:,}" if failed else "all"
+        self.retry_all.description = f"Retry {which} that failed"
         self.retry_all.disabled = not (failed and opened.may_change)
         self.cancel.disabled = not (opened.line.pending + opened.line.processing and opened.may_change)
         self._say_chosen()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -26,30 +27,28 @@ FAILURES_LOOKED_AT: Final = 10_000
 BATCH_COLUMNS: Final = (
     Column("id", "No.", is_number=True, can_sort=True),
     Column("batch_name", "Batch", can_sort=True),
-    Column("status", "Status"),
-    Column("progress", "Progress"),
+    Column("status", "Status", is_word=True),
+    Column("progress", "Progress", is_word=True),
     Column("completed", "Completed", is_number=True),
     Column("failed", "Failed", is_number=True),
     Column("skipped", "Skipped", is_number=True),
     Column("processing", "Processing", is_number=True),
     Column("pending", "Pending", is_number=True),
-    Column("rate", "Rate", is_number=True),
-    Column("left", "Time left", is_number=True),
-    Column("started_at", "Started", is_number=True),
-    Column("completed_at", "Finished", is_number=True),
+    Column("pace", "Pace"),
+    Column("times", "Started, finished"),
 )
 ITEM_COLUMNS: Final = (
     Column("id", "Item", is_number=True, can_sort=True),
     Column("structure", "Structure"),
     Column("name", "Name"),
     Column("smiles", "SMILES"),
-    Column("status", "Status", can_sort=True),
+    Column("status", "Status", can_sort=True, is_word=True),
     Column("error", "Why"),
     Column("retry_count", "Retries", is_number=True),
     Column("calculation_id", "Calculation", is_number=True),
 )
 FAILURE_COLUMNS: Final = (
-    Column("code", "Failed with"),
+    Column("code", "Failed with", is_word=True),
     Column("items", "Items", is_number=True),
     Column("example", "Example"),
     Column("message", "What it says"),
@@ -308,8 +307,6 @@ def chosen_items(batches: Batches, view: View, keys: Sequence[int]) -> pd.DataFr
 def batch_row(line: Line) -> Row:
     """A batch as a row of :data:`BATCH_COLUMNS`."""
     now = line.progress
-    is_going = line.is_moving and now.items_per_second
-    left = now.seconds_left if is_going and now.n_left else None
     return Row(
         line.id,
         (
@@ -320,17 +317,15 @@ def batch_row(line: Line) -> Row:
             *(
                 _count(n, tone)
                 for n, tone in (
-                    (now.n_completed, ""),
+                    (now.n_completed, "plain"),
                     (now.n_failed, "bad"),
-                    (now.n_skipped, ""),
+                    (now.n_skipped, "plain"),
                     (line.processing, "busy"),
-                    (line.pending, ""),
+                    (line.pending, "plain"),
                 )
             ),
-            rate_words(now.items_per_second) if is_going and now.items_per_second else _NOTHING,
-            _NOTHING if left is None else duration_words(left),
-            _time(line.started_at),
-            _finished(line),
+            _pace(line),
+            _times(line),
         ),
     )
 
@@ -443,23 +438,37 @@ def _status(line: Line) -> Cell:
 
 
 def _count(n: int, tone: str) -> Cell:
-    return {"text": f"{n:,}" if n else _NOTHING, "tone": tone if n and tone else "plain" if n else "quiet"}
+    return {"text": f"{n:,}", "tone": tone if n else "quiet"}
 
 
-def _finished(line: Line) -> Cell:
-    if line.started_at is None or line.completed_at is None:
-        return _time(line.completed_at)
+def _pace(line: Line) -> str:
+    """How fast it goes and how long the rest takes, while it goes on."""
+    now = line.progress
+    if not line.is_moving or now.items_per_second is None:
+        return _NOTHING
+    left = now.seconds_left
+    return rate_words(now.items_per_second) + (f", {duration_words(left)} left" if left else "")
+
+
+def _times(line: Line) -> Cell:
+    """When it started and finished; the hint has dates, zones and how long it took."""
+    if line.started_at is None:
+        return _NOTHING
+    whole = line.started_at.isoformat(sep=" ", timespec="seconds")
+    if line.completed_at is None:
+        return {"text": _local(line.started_at), "title": whole}
     took = duration_words((line.completed_at - line.started_at).total_seconds())
-    return {"text": _local(line.completed_at), "title": f"{line.completed_at.isoformat()}, after {took}"}
-
-
-def _time(when: pd.Timestamp | None) -> Cell:
-    return _NOTHING if when is None else {"text": _local(when), "title": when.isoformat()}
+    return {
+        "text": f"{_local(line.started_at)}, {_local(line.completed_at)}",
+        "title": f"{whole} to {line.completed_at.isoformat(sep=' ', timespec='seconds')}, {took}",
+    }
 
 
 def _local(when: pd.Timestamp) -> str:
-    """In the time zone of the kernel."""
-    return when.to_pydatetime().astimezone().strftime("%Y-%m-%d %H:%M")
+    """In the time zone of the kernel: the time of today's, the day of others."""
+    local = when.to_pydatetime().astimezone()
+    is_today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M" if is_today else "%Y-%m-%d")
 
 
 def _why(item: Any) -> Cell:

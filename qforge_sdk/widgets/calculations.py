@@ -125,15 +125,15 @@ class CalculationsPanel(Panel):
         self.selection = ipw.Label()
 
     def _make_views(self) -> None:
-        self.figure = chart.empty_figure()
+        self.figure: Any = None
         self.details = Details(
             label="structure", nothing="Rest the pointer on a point, or walk the table with the arrow keys."
         )
         self.table = Table(label="calculations", pick="many", tells_focus=True, nothing="No calculations.")
         self.pager = Pager(self._turn_page, unit="calculations")
-        plot = ipw.VBox([self.figure], layout=ipw.Layout(flex="1 1 520px", min_width="0"))
-        side = ipw.VBox([self.details], layout=ipw.Layout(flex="0 1 270px", min_width="220px"))
-        self._drawn = ipw.HBox([plot, side], layout=ipw.Layout(flex_flow="row wrap", grid_gap="12px"))
+        self._plot = ipw.VBox(layout=ipw.Layout(flex="1 1 520px", min_width="0"))
+        side = ipw.VBox([self.details], layout=ipw.Layout(flex="1 1 270px", min_width="220px"))
+        self._drawn = ipw.HBox([self._plot, side], layout=ipw.Layout(flex_flow="row wrap", grid_gap="12px"))
 
     def _controls(self) -> ipw.Box:
         choices = ipw.HBox([self.x, self.y, self.color, self.method, self.status])
@@ -160,12 +160,7 @@ class CalculationsPanel(Panel):
         self.table.observe(lambda _: self._guarded(lambda: self._show_page({}))(), "sort")
         self.table.observe(self._on_picked, "picked")
         self.table.on_msg(self._on_message)
-        # A private trait of plotly's: no public one tells of a box over a density, or of an empty one.
-        self.figure.observe(self._on_layout, "_js2py_relayout")
-        self.figure.data[chart.POINTS].on_hover(self._on_hover)
-        self.figure.data[chart.POINTS].on_click(self._on_point)
         self.notice.observe(self._dress, "is_dark")
-        self._dress()
 
     def _guarded(self, call: Callable[[], Any]) -> Callable[..., None]:
         def run(*_: Any) -> None:
@@ -184,7 +179,8 @@ class CalculationsPanel(Panel):
 
     def _dress(self, _: Any = None) -> None:
         with self.reporting():
-            chart.dress(self.figure, dark=self.notice.is_dark)
+            if self.figure is not None:
+                chart.dress(self.figure, dark=self.notice.is_dark)
 
     # What is shown
 
@@ -205,6 +201,7 @@ class CalculationsPanel(Panel):
         if is_empty:
             self.notice.say(EMPTY)
             return
+        self._drop_figure()
         self._draw()
 
     def _chosen(self) -> dict[str, Any]:
@@ -219,11 +216,28 @@ class CalculationsPanel(Panel):
     def _draw(self) -> None:
         self._selection = None
         self._drawing = state.read_drawing(self._sources, self._choice)
-        chart.draw(self.figure, self._drawing, self._choice)
+        if self.figure is None:
+            self._make_figure(self._drawing)
+        else:
+            chart.draw(self.figure, self._drawing, self._choice)
         self.everything.layout.display = "none" if self._choice.region is None else None
         self._show_selected(None)
         self._show_page({})
         self._show_marks()
+
+    def _drop_figure(self) -> None:
+        """Make another one next: anywidget stops telling a figure of changes where it took the page 2 s to load."""
+        if self.figure is not None:
+            self.figure.close()
+            self.figure = None
+
+    def _make_figure(self, drawing: state.Points | state.Density) -> None:
+        self.figure = chart.new_figure(drawing, self._choice, dark=self.notice.is_dark, drag=self.drag.value)
+        # A private trait of plotly's: no public one tells of a box over a density, or of an empty one.
+        self.figure.observe(self._on_layout, "_js2py_relayout")
+        self.figure.data[chart.POINTS].on_hover(self._on_hover)
+        self.figure.data[chart.POINTS].on_click(self._on_point)
+        self._plot.children = [self.figure]
 
     def _show_page(self, way: dict[str, str]) -> None:
         filters = self._choice.filters if self._selection is None else self._selection.filters(self._choice)
@@ -281,7 +295,8 @@ class CalculationsPanel(Panel):
 
     def _on_drag_mode(self, change: Mapping[str, Any]) -> None:
         with self.reporting():
-            self.figure.layout.dragmode = change["new"]
+            if self.figure is not None:
+                self.figure.layout.dragmode = change["new"]
             if change["new"] == "lasso" and isinstance(self._drawing, state.Density):
                 self.selection.value = _LASSO_NEEDS_POINTS
 

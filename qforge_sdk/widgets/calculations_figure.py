@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from qforge_sdk.display import chart_text
 from qforge_sdk.widgets.calculations_state import Array, Box, Choice, Density, Points
+from qforge_sdk.widgets.figure import Chart
 from qforge_sdk.widgets.numbers import heading, label
 
 DENSITY, POINTS, MARKS = range(3)
@@ -22,20 +23,31 @@ _COLORS: Final = (
     *("#1f83d6", "#e69f00", "#2e8b57", "#cc79a7", "#8a6fd1"),
     *("#d55e00", "#56b4e9", "#a0863b", "#d1495b", "#9aa5b1"),
 )
+_PICKED: Final = "#ff9800"
+_OUTLINE: Final = {"color": _PICKED, "width": 1.5, "dash": "dot"}
 _BAR: Final = {"thickness": 14, "outlinewidth": 0, "len": 0.9}
 
 
-def empty_figure() -> Any:
-    """The chart without anything in it."""
-    figure = go.FigureWidget(
+def new_figure(drawing: Points | Density, choice: Choice, *, dark: bool, drag: str) -> Any:
+    """The chart.
+
+    Parameters
+    ----------
+    drawing
+        What there is to show.
+    choice
+        What it was read for.
+    dark
+        Whether the page is.
+    drag
+        What dragging does: ``select``, ``lasso`` or ``zoom``.
+    """
+    ringed = {"symbol": "circle-open", "size": 15, "color": _PICKED, "line": {"width": 3}}
+    figure = go.Figure(
         [
             go.Heatmap(visible=False, colorscale="Viridis", colorbar=_BAR, hoverongaps=False),
             go.Scattergl(visible=False, mode="markers", marker={"size": 6, "opacity": 0.75, "color": _PLAIN}),
-            go.Scatter(
-                mode="markers",
-                hoverinfo="skip",
-                marker={"symbol": "circle-open", "size": 15, "color": "#ff9800", "line": {"width": 3}},
-            ),
+            go.Scatter(mode="markers", hoverinfo="skip", marker=ringed, unselected={"marker": {"opacity": 1}}),
         ]
     )
     figure.update_layout(
@@ -43,11 +55,14 @@ def empty_figure() -> Any:
         height=_HEIGHT,
         showlegend=False,
         hovermode="closest",
-        dragmode="select",
+        dragmode=drag,
         margin={"l": 70, "r": 20, "t": 30, "b": 55},
         modebar={"remove": ["select2d", "lasso2d", "zoom2d", "pan2d", "autoScale2d", "toImage"]},
+        newselection={"line": _OUTLINE},
     )
-    return figure
+    dress(figure, dark=dark)
+    draw(figure, drawing, choice)
+    return Chart(figure)
 
 
 def dress(figure: Any, *, dark: bool) -> None:
@@ -66,7 +81,7 @@ def draw(figure: Any, drawing: Points | Density, choice: Choice) -> None:
     Parameters
     ----------
     figure
-        From :func:`empty_figure`.
+        From :func:`new_figure`.
     drawing
         What there is to show.
     choice
@@ -156,7 +171,7 @@ def show_selection(figure: Any, shapes: Sequence[Mapping[str, Any]]) -> None:
     Parameters
     ----------
     figure
-        From :func:`empty_figure`.
+        From :func:`new_figure`.
     shapes
         As plotly describes them; none to select nothing.
     """
@@ -166,7 +181,7 @@ def show_selection(figure: Any, shapes: Sequence[Mapping[str, Any]]) -> None:
 def rectangle(box: Box) -> dict[str, Any]:
     """A box as plotly describes it."""
     ends = {"x0": box.x[0], "x1": box.x[1], "y0": box.y[0], "y1": box.y[1]}
-    return {"type": "rect", "xref": "x", "yref": "y", **ends}
+    return {"type": "rect", "xref": "x", "yref": "y", "line": _OUTLINE, **ends}
 
 
 def told(change: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ MOST_POINTS: Final = 20_000
 #: Calculations that ``selected`` reads.
 MOST_SELECTED: Final = 100_000
 QUANTITIES_SHOWN: Final = [
-    name for name, field in CALCULATIONS.fields.items() if field.default and field.kind in {"float64", "int64"}
+    name for name, one in CALCULATIONS.fields.items() if one.default and one.kind in {"float64", "int64"}
 ]
 COLORS: Final = {"nothing": None, "method": "method", "charge": "total_charge"}
 _BINS: Final = (80, 60)
@@ -110,7 +110,7 @@ class Selection:
         The box that was drawn over a density.
     """
 
-    keys: tuple[int, ...] | None = None
+    keys: tuple[int, ...] | None = field(default=None, repr=False)
     box: Box | None = None
 
     def filters(self, choice: Choice) -> dict[str, Any]:

@@ -31,12 +31,15 @@ class Column:
         Whether it is aligned to the right.
     can_sort
         Whether its heading sorts.
+    is_word
+        Whether what it says stays on one line.
     """
 
     name: str
     label: str
     is_number: bool = False
     can_sort: bool = False
+    is_word: bool = False
 
 
 @dataclass(frozen=True, slots=True)

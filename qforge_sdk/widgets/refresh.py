@@ -9,8 +9,6 @@ from typing import Any, Final
 
 from qforge_sdk.widgets.elements import Notice
 
-# After a goodbye another view of the same widget has time for its next sign of life, which comes every 5 s.
-_GOODBYE_SECONDS: Final = 8.0
 _LONGEST_LOOK_SECONDS: Final = 10.0
 
 
@@ -31,6 +29,8 @@ class Refresher:
         Between two looks while something goes on, and while nothing does.
     silence_seconds
         After which nobody looks any more.
+    goodbye_seconds
+        The same after a goodbye: another view has time for its next sign of life.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Refresher:
         busy_seconds: float = 2.0,
         idle_seconds: float = 5.0,
         silence_seconds: float = 30.0,
+        goodbye_seconds: float = 8.0,
     ) -> None:
         self._look = look
         self._seconds = {True: busy_seconds, False: idle_seconds}
-        self._most = silence_seconds
+        self._most, self._after_goodbye = silence_seconds, silence_seconds - goodbye_seconds
         self._silent = 0.0
         self._loop = _loop_of_kernel()
         self._answered = self._loop is None
@@ -90,7 +91,7 @@ class Refresher:
             self._silent = 0.0
             self.start()
         elif alive is False:
-            self._silent = max(self._silent, self._most - _GOODBYE_SECONDS)
+            self._silent = max(self._silent, self._after_goodbye)
 
     def _is_free(self) -> bool:
         """Whether the kernel's loop has come round since this was last asked."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -144,21 +146,37 @@ def test_run_computes_a_batch_and_tells_what_failed(database_url: str, run: Run)
     assert (wrong.exit_code, "no batch 'scren'" in wrong.stderr) == (1, True)
 
 
-def test_a_run_that_is_terminated_gives_its_items_back(database_url: str):
-    with qf.connect(database_url) as client:
-        key = client.batches.create("screen", molecules=["C" * 120]).id
-        with subprocess.Popen(
-            [sys.executable, "-m", "qforge_sdk.cli", "run", "screen", "--workers", "1", "--url", database_url],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        ) as process:  # fmt: skip
-            deadline = time.monotonic() + 60
-            while client.batches.progress(key)["processing"] == 0 and time.monotonic() < deadline:
-                time.sleep(0.05)
-            process.terminate()
-            said, _ = process.communicate(timeout=60)
+@contextmanager
+def running(url: str, client: qf.Client, *before: str) -> Iterator[subprocess.Popen[str]]:
+    """``qforge run`` at work on an item that takes long."""
+    key = client.batches.create("screen", molecules=["C" * 120]).id
+    with subprocess.Popen(
+        [*before, sys.executable, "-m", "qforge_sdk.cli", "run", "screen", "--workers", "1", "--url", url],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while client.batches.progress(key)["processing"] == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_run_that_is_terminated_gives_its_items_back(database_url: str, ending: signal.Signals):
+    with qf.connect(database_url) as client, running(database_url, client) as process:
+        process.send_signal(ending)
+        said, _ = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "screen, interrupted" in said
-        assert client.batches.progress(key)["pending"] == 1
+        assert client.batches.progress(1)["pending"] == 1
+
+
+def test_a_run_outlives_its_terminal_where_nohup_says_so(database_url: str):
+    with qf.connect(database_url) as client, running(database_url, client, "nohup") as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        assert client.batches.progress(1)["processing"] == 1
 
 
 def test_load_of_another_table_and_as_a_tenant(database_url: str, run: Run, tmp_path: Path):

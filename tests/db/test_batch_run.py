@@ -471,6 +471,39 @@ def test_a_batch_is_watched_until_it_ends(client: Client) -> None:
         client.batches.watch("screen", interval=-1)
 
 
+def test_a_batch_without_items_has_nothing_to_run(client: Client) -> None:
+    client.batches.create("empty", parameters=PARAMETERS)
+    with client.session() as session:
+        announced = qf.schemas.BatchJobCreate(batch_name="announced", total_molecules=5, parameters=PARAMETERS)
+        qf.db.crud.create_batch_job(session, announced)
+    for name in ("empty", "announced"):
+        report = run(client, name)
+        assert (report.n_items, report.n_run, report.interrupted) == (0, 0, False)
+        assert client.batches.get(report.batch_id).status == "pending"
+    assert events_of(client) == {}
+
+
+def test_a_run_at_work_follows_what_is_done_to_its_batch(client: Client) -> None:
+    key = batch(client, ["C" * n for n in range(1, 9)])
+    thread, results = in_background(lambda: run(client, key, Repulsion(seconds=0.5)))
+    wait_until(lambda: client.batches.get(key).successful_count > 0)
+
+    # Of the next run: this one goes on with what it was told.
+    client.batches.update(key, parameters={"method": "repulsion", "accuracy": 0.5})
+    last = client.batches.items(key, status="pending", order_by="-id").iloc[0]
+    client.molecules.delete(int(last["molecule_id"]))
+    added = client.molecules.create("CO").id
+    with client.session() as session:
+        session.add(qf.BatchItem(batch_id=key, molecule_id=added))
+    thread.join(timeout=60)
+
+    assert (results[0].n_items, results[0].n_completed, results[0].n_run) == (8, 8, 8)
+    assert client.batches.items(key, smiles="CO")["status"].tolist() == ["completed"]
+    ran = client.calculations.query(columns=["metadata"])["metadata"]
+    assert {run["run"]["parameters"]["accuracy"] for run in ran} == {1.0}
+    assert_whole(client, key, completed=8)
+
+
 SCRIPT = """
 import sys
 import qforge_sdk as qf

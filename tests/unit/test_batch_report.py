@@ -10,6 +10,7 @@ import pytest
 from qforge_sdk.accessors.watch import Pace
 from qforge_sdk.compute.worker import Pace as WorkerPace
 from qforge_sdk.schemas import BatchJobResponse, BatchProgress, BatchReport, duration_words, rate_words
+from tests.fixtures.html import tags_of, text_of
 
 
 def report(**changes: Any) -> BatchReport:
@@ -36,8 +37,9 @@ def test_a_report_is_one_readable_line() -> None:
 
 def test_a_report_is_a_table_in_a_notebook_and_no_script() -> None:
     html = report(failed={"<i>": 100}, interrupted=True)._repr_html_()
-    assert "<caption>&lt;b&gt;screen&lt;/b&gt;: 500 items interrupted after 250.0 s" in html
-    assert "<tr><th>&nbsp; &lt;i&gt;</th><td>100</td></tr>" in html
+    assert set(tags_of(html)) == {"table", "caption", "tbody", "tr", "th", "td"}
+    assert text_of(html).startswith("<b>screen</b>: 500 items interrupted after 250.0 s, 2.0 a second")
+    assert "\N{NO-BREAK SPACE} <i>100skipped" in text_of(html)
 
 
 def progress(**changes: Any) -> BatchProgress:

@@ -1,10 +1,16 @@
 """Pages that repeat what the code knows."""
 
 import re
+from inspect import signature
 from pathlib import Path
 
+from typer.main import get_command
+
+from qforge_sdk.accessors import Batches
 from qforge_sdk.chem.result import DOUBT_CODES, SETTLED_CODES
+from qforge_sdk.cli import app
 from qforge_sdk.compute import ENGINES, Parameters, get_engine
+from qforge_sdk.db.batches import ABANDONED, CANCELLED
 from qforge_sdk.errors import COMPUTATION_CODES
 from qforge_sdk.migrate.report import OUTCOMES
 from qforge_sdk.quantities import QUANTITIES
@@ -33,3 +39,12 @@ def test_the_page_on_computing_names_what_engines_have_and_how_they_fail():
         engine = get_engine(name)
         assert [word for word in (*engine.methods, *engine.solvations) if word not in page] == []
     assert [field for field in Parameters.__dataclass_fields__ if field not in page] == []
+
+
+def test_the_page_on_batches_names_every_code_and_option():
+    page = (ROOT / "docs" / "batches.md").read_text(encoding="utf-8")
+    assert [code for code in (*COMPUTATION_CODES, CANCELLED, ABANDONED) if code not in page] == []
+    options = {option for parameter in get_command(app).commands["run"].params for option in parameter.opts}
+    assert [option for option in options if option.startswith("--") and f"`{option}`" not in page] == []
+    arguments = [name for name in signature(Batches.run).parameters if name not in ("self", "batch")]
+    assert [name for name in arguments if f"`{name}`" not in page] == []

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def test_a_bar_appears_at_a_terminal_after_two_seconds_and_goes():
     assert seen.rsplit("\r", 2)[1].strip() == ""
 
 
+def test_the_bar_appears_and_its_clock_runs_while_one_statement_does():
+    seen = at_a_terminal(
+        "import time\nfrom qforge_sdk.progress import progress_bar\n"
+        "with progress_bar(None, 'reading molecules'): time.sleep(3.6)"
+    )
+    assert re.findall(r"reading molecules: (\d\d:\d\d)", seen)[:1] == ["00:02"]
+    assert "reading molecules: 00:03" in seen
+
+
+def test_no_thread_is_left_and_none_begun_where_nobody_looks():
+    before = threading.active_count()
+    with progress_bar(False, "hidden"):
+        assert threading.active_count() == before
+    with progress_bar(True, "shown"):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
 def test_what_ends_sooner_shows_no_bar():
     assert at_a_terminal(SCRIPT, "1.5") == ""
 
@@ -92,6 +111,7 @@ def test_true_and_false_say_it_outright(capsys: pytest.CaptureFixture[str], monk
     assert capsys.readouterr().err == ""
     with progress_bar(True, "shown", 10) as bar:
         bar.update(5)
+        time.sleep(0.8)
     assert "shown:  50%" in capsys.readouterr().err
 
 

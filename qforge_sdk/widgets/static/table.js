@@ -43,8 +43,13 @@ function content(cell, send) {
   return made;
 }
 
+function kind(column) {
+  if (column.is_number) return "qf-number";
+  return column.is_word ? "qf-word" : "";
+}
+
 function heading(model, column) {
-  const made = element("th", column.is_number ? "qf-number" : "");
+  const made = element("th", kind(column));
   made.scope = "col";
   if (!column.can_sort) {
     made.textContent = column.label;
@@ -90,7 +95,7 @@ function render({ model, el }) {
       made.addEventListener("click", () => pick(row.key));
     }
     row.cells.forEach((cell, place) => {
-      const box = element("td", columns[place].is_number ? "qf-number" : "");
+      const box = element("td", kind(columns[place]));
       if (cell && cell.title) box.title = cell.title;
       box.append(...content(cell, (action) => model.send({ action, key: row.key })));
       made.append(box);
