@@ -120,14 +120,15 @@ class _Controls(ipw.HBox):  # type: ignore[misc]
     def __init__(self, viewer: Viewer) -> None:
         self.color = ipw.ToggleButtons(
             options=["element", "charge"],
-            description="colour by",
-            style={"button_width": "74px", "description_width": "auto"},
+            tooltips=["Colour the atoms by element", "Colour the atoms by charge"],
+            style={"button_width": "74px"},
+            layout={"width": "auto"},
         )
         self.arrows = ipw.Checkbox(description="forces", indent=False, layout=ipw.Layout(width="auto"))
         self.labels = ipw.Checkbox(description="atom numbers", indent=False, layout=ipw.Layout(width="auto"))
         self.words = ipw.Label()
         self.words.add_class("qf-quiet")
-        super().__init__([self.color, self.arrows, self.labels, self.words])
+        super().__init__([ipw.Label("colour by"), self.color, self.arrows, self.labels, self.words])
         self.add_class("qf-controls")
         for box, name in ((self.color, "color_by"), (self.arrows, "show_forces"), (self.labels, "show_labels")):
             ipw.link((box, "value"), (viewer, name))

@@ -25,6 +25,7 @@ _NUMBERS: Final = ("energy", "gap", "homo", "lumo", "dipole", "total_charge", "e
 _TONES: Final = {"converged": "good", "not_converged": "bad", "error": "bad"}
 _IMAGE_SIZE: Final = (240, 180)
 _SHORT: Final = 300
+_CHANGE: Final = ["column", "before", "after"]
 
 ATOM_COLUMNS: Final = (
     Column("atom_index", "atom", is_number=True),
@@ -164,20 +165,24 @@ def atom_rows(result: Result, start: int) -> list[Row]:
 
 
 def event_rows(result: Result) -> list[Row]:
-    """Lines of the audit trail, oldest first."""
-    return [
-        Row(
-            place,
-            [
-                moment(event.created_at),
-                str(event.event_type).replace("_", " "),
-                {"text": str(event.status), "tone": {"error": "bad", "warning": "busy"}.get(str(event.status), "")},
-                words(event.actor),
-                _change(event.column, event.before, event.after),
-            ],
-        )
-        for place, event in enumerate(result.history.itertuples())
+    """Lines of the audit trail, oldest first, one an event."""
+    return [_event_row(key, lines) for key, lines in result.history.groupby("event_id", sort=True)]
+
+
+def _event_row(key: Any, lines: pd.DataFrame) -> Row:
+    event = lines.iloc[0]
+    status, kind = str(event["status"]), str(event["event_type"])
+    # Of a new row every value is new.
+    changed = lines[lines["column"].notna()] if not kind.endswith("_created") else lines.iloc[0:0]
+    changes = [_change(*line) for line in changed[_CHANGE].itertuples(index=False)]
+    cells = [
+        moment(event["created_at"]),
+        kind.replace("_", " "),
+        {"text": status, "tone": {"error": "bad", "warning": "busy"}.get(status, "")},
+        words(event["actor"]),
+        _shortened("; ".join(changes)),
     ]
+    return Row(int(key), cells)
 
 
 def remarks(result: Result) -> str:
@@ -215,9 +220,7 @@ def _shortened(text: str) -> str:
 
 
 def _change(column: Any, before: Any, after: Any) -> str:
-    if pd.isna(column):
-        return ""
-    return _shortened(f"{column}: {_value(before)} \N{RIGHTWARDS ARROW} {_value(after)}")
+    return f"{column}: {_value(before)} \N{RIGHTWARDS ARROW} {_value(after)}"
 
 
 def _value(value: Any) -> str:

@@ -113,9 +113,9 @@ class CalculationsPanel(Panel):
         self.status = _dropdown("", [_ANY_STATUS], _ANY_STATUS, 130)
         self.drag = ipw.ToggleButtons(
             options=[("box", "select"), ("lasso", "lasso"), ("zoom", "zoom")],
-            description="drag a",
-            tooltips=["Select what is in a box", "Select what is in a lasso", "Zoom in"],
-            style={"button_width": "58px", **_AUTO},
+            tooltips=["Drag to select a box", "Drag to select with a lasso", "Drag to zoom in"],
+            style={"button_width": "58px"},
+            layout={"width": "auto"},
         )
         self.edges = [_edge(name) for name in ("x from", "x to", "y from", "y to")]
         self.select = ipw.Button(description="Select box", layout={"width": "auto"})
@@ -137,7 +137,7 @@ class CalculationsPanel(Panel):
 
     def _controls(self) -> ipw.Box:
         choices = ipw.HBox([self.x, self.y, self.color, self.method, self.status])
-        box = ipw.HBox([self.drag, ipw.Label("or type one:"), *self.edges, self.select])
+        box = ipw.HBox([ipw.Label("drag a"), self.drag, ipw.Label("or type a box:"), *self.edges, self.select])
         for row in (choices, box):
             row.add_class("qf-controls")
         return ipw.VBox([choices, box])

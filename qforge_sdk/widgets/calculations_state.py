@@ -175,9 +175,8 @@ def read_drawing(sources: Sources, choice: Choice) -> Points | Density:
         What the server reported.
     """
     names = list(dict.fromkeys(name for name in ("id", choice.x, choice.y, choice.color) if name))
-    rows = sources.calculations.where(**choice.drawn).select(names).limit(MOST_POINTS + 1)
-    # Counting stops at the limit: fewer bytes than reading points that nobody will draw.
-    if rows.count() > MOST_POINTS:
+    rows = sources.calculations.where(**choice.drawn).select(names)
+    if rows.count(most=MOST_POINTS + 1) > MOST_POINTS:
         return _density(sources, choice)
     frame = rows.df()
     group, groups = _groups(None if choice.color is None else frame[choice.color], choice.color)
@@ -318,7 +317,7 @@ def _inside_lasso(points: Points, path: str) -> NDArray[np.bool_]:
 
 def count_up_to(sources: Sources, filters: Mapping[str, Any], most: int) -> int | None:
     """Number of calculations, None where there are more than ``most``."""
-    n = sources.calculations.where(**filters).limit(most + 1).count()
+    n = sources.calculations.where(**filters).count(most=most + 1)
     return None if n > most else n
 
 
@@ -383,7 +382,8 @@ def drawing_words(drawing: Points | Density, choice: Choice, page: Page) -> str:
 
 
 def _range_words(name: str, ends: Range) -> str:
-    return f"{label(name)} from {ends[0]:.6g} to {ends[1]:.6g}"
+    low, high = (f"{end:.6g}".replace("-", "\N{MINUS SIGN}") for end in ends)
+    return f"{label(name)} from {low} to {high}"
 
 
 def selection_words(selection: Selection | None, n: int | None) -> str:

@@ -9,7 +9,7 @@ import ipywidgets as ipw
 from qforge_sdk.widgets.elements import Facts
 from qforge_sdk.widgets.panel import Panel
 from qforge_sdk.widgets.sources import Sources
-from qforge_sdk.widgets.stats_figure import draw, dress, new_figure
+from qforge_sdk.widgets.stats_figure import charts, hidden_groups
 from qforge_sdk.widgets.stats_state import EMPTY, GROUPS, Overview, overview
 
 
@@ -35,7 +35,6 @@ class StatsPanel(Panel):
         )
         self.by.observe(lambda _: self.update(), "value")
         self.figure: Any = None
-        self._is_drawn = self._has_missed = False
         self._shown = Overview([], [], None, [])
         self.notice.observe(self._dress, "is_dark")
         self._charts = ipw.VBox()
@@ -49,25 +48,14 @@ class StatsPanel(Panel):
         self._draw()
 
     def _draw(self) -> None:
-        is_empty = self._shown.timeline is None
-        if self.figure is not None:
-            draw(self.figure, self._shown, self.by.value)
-            self._has_missed = not self._is_drawn
-        elif not is_empty:
-            self.figure = new_figure(self._shown, self.by.value, dark=self.notice.is_dark)
-            self.figure.observe(self._drawn, "_js2py_layoutDelta")
-        self._charts.children = [] if is_empty else [self.by, self.figure]
+        """Put new charts in the place of the old ones; what was hidden stays hidden."""
+        old = self.figure
+        hidden = hidden_groups(old) if old else set()
+        self.figure = charts(self._shown, self.by.value, dark=self.notice.is_dark, hidden=hidden)
+        self._charts.children = [self.by, self.figure] if self._shown.timeline else []
+        if old:
+            old.close()
 
-    def _dress(self, _: Any = None) -> None:
-        if self.figure is not None:
-            with self.reporting():
-                dress(self.figure, dark=self.notice.is_dark)
-                self._has_missed = not self._is_drawn
-
-    def _drawn(self, _: Any) -> None:
-        """A browser has drawn the charts: tell them what they have missed until then."""
-        self._is_drawn = True
-        if self._has_missed:
-            self._dress()
-            with self.reporting():
-                self._draw()
+    def _dress(self, _: Any) -> None:
+        with self.reporting():
+            self._draw()

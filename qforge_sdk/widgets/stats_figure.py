@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from qforge_sdk.accessors.counts import FloatArray
 from qforge_sdk.display import chart_text
+from qforge_sdk.widgets.figure import Chart
 from qforge_sdk.widgets.numbers import heading
 from qforge_sdk.widgets.stats_state import Histogram, IntArray, Overview, Timeline
 
@@ -44,10 +45,10 @@ _LAYOUT: Final = {
 }
 
 
-def new_figure(shown: Overview, by: str, *, dark: bool) -> Any:
+def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[str] = ()) -> Chart:
     """The charts, fit to the width that they get.
 
-    They are made with all that they show: what plotly.py tells a chart before a browser has drawn it is lost.
+    They are made anew for each change: of several changes that follow each other closely a browser loses some.
 
     Parameters
     ----------
@@ -57,50 +58,31 @@ def new_figure(shown: Overview, by: str, *, dark: bool) -> Any:
         What its calculations by time are told apart by.
     dark
         Whether the page is.
+    hidden
+        Legend groups that are not shown, from :func:`hidden_groups`.
     """
     figure = make_subplots(
         rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.42, 0.58], vertical_spacing=0.19
     )
-    figure.update_layout(_LAYOUT)
-    dress(figure, dark=dark)
-    draw(figure, shown, by)
-    made = go.FigureWidget(figure)
-    made._config = {"responsive": True, "displaylogo": False}
-    return made
-
-
-def dress(figure: Any, *, dark: bool) -> None:
-    """Fit the charts to the page's theme."""
-    figure.update_layout(template="plotly_dark" if dark else "plotly_white")
-
-
-def draw(figure: Any, shown: Overview, by: str) -> None:
-    """Show other numbers in the charts; a group that was hidden by a click stays so.
-
-    Parameters
-    ----------
-    figure
-        From :func:`new_figure`.
-    shown
-        What there is to show.
-    by
-        What its calculations by time are told apart by.
-    """
-    hidden = {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
     of_method = dict(zip(shown.methods, _COLOURS, strict=False))
     bars = [] if shown.timeline is None else _days(shown.timeline, by, of_method if by == "method" else _OF_STATUS)
     for histogram in shown.histograms:
         bars += _bins(histogram, of_method, is_told=by != "method")
-    for trace, _ in bars:
+        _mark_bins(figure, histogram)
+    if shown.timeline is not None:
+        _mark_days(figure, shown.timeline)
+    for trace, (row, col) in bars:
         trace.visible = "legendonly" if trace.legendgroup in hidden else True
-    with figure.batch_update():
-        figure.data = ()
-        places = [place for _, place in bars]
-        figure.add_traces([trace for trace, _ in bars], *([one[n] for one in places] for n in (0, 1)))
-        if shown.timeline is not None:
-            _mark_days(figure, shown.timeline)
-        for histogram in shown.histograms:
-            _mark_bins(figure, histogram)
+        figure.add_trace(trace, row=row, col=col)
+    figure.update_layout(_LAYOUT, template="plotly_dark" if dark else "plotly_white")
+    made = Chart(figure)
+    made._config = {"responsive": True, "displaylogo": False}
+    return made
+
+
+def hidden_groups(figure: Any) -> set[str]:
+    """Legend groups that somebody has hidden by a click."""
+    return {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
 
 
 def _days(timeline: Timeline, by: str, colours: Mapping[str, str]) -> list[_Placed]:

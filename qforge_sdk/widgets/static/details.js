@@ -10,7 +10,7 @@ function element(name, className, text) {
 }
 
 function drawFacts(facts) {
-  const made = element("dl", "qf-details-facts");
+  const made = element("dl", "qf-portrait-facts");
   for (const { label, value, hint, tone } of facts) {
     const long = value.length > LONG ? "qf-long" : "";
     const shown = element("dd", `${long} ${tone ? `qf-text-${tone}` : ""}`.trim(), value);
@@ -21,7 +21,7 @@ function drawFacts(facts) {
 }
 
 function render({ model, el }) {
-  const box = element("div", "qf-details");
+  const box = element("div", "qf-portrait");
   box.setAttribute("role", "region");
   box.setAttribute("aria-live", "polite");
   el.append(box);
@@ -30,7 +30,7 @@ function render({ model, el }) {
     box.setAttribute("aria-label", model.get("label"));
     box.classList.toggle("qf-wide", model.get("is_wide"));
     const image = model.get("image");
-    const words = element("div", "qf-details-words");
+    const words = element("div", "qf-portrait-words");
     const title = model.get("title");
     if (title) words.append(element("div", "qf-title", title));
     if (model.get("facts").length) words.append(drawFacts(model.get("facts")));
