@@ -14,7 +14,8 @@ from qforge_sdk.widgets.panel import Pager, Panel
 from qforge_sdk.widgets.sources import Sources
 from qforge_sdk.widgets.viewer import Viewer
 
-_HALF: Final = "1 1 420px"
+_PICTURE: Final = "2 1 340px"
+_TABLE: Final = "3 1 480px"
 
 
 class CalculationPanel(Panel):
@@ -45,8 +46,8 @@ class CalculationPanel(Panel):
         self.pager = Pager(self._turn_page, unit="atoms")
         self.events = Table(label="events", nothing="None of its own: a large load is one event for all its rows.")
         self.events.add_class("qf-limited")
-        self._picture = ipw.VBox([self._controls, self.viewer], layout=ipw.Layout(flex=_HALF, min_width="320px"))
-        self._atoms = ipw.VBox([_limited(self.table), self.pager], layout=ipw.Layout(flex=_HALF, min_width="320px"))
+        self._picture = ipw.VBox([self._controls, self.viewer], layout=ipw.Layout(flex=_PICTURE, min_width="320px"))
+        self._atoms = ipw.VBox([_limited(self.table), self.pager], layout=ipw.Layout(flex=_TABLE, min_width="320px"))
         both = ipw.HBox([self._picture, self._atoms], layout=ipw.Layout(flex_flow="row wrap", grid_gap="14px"))
         self.content.children = [self.details, self.remark, both, _titled("Events", self.events)]
         self.table.observe(self._on_row, "picked")

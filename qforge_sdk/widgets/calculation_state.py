@@ -30,7 +30,11 @@ _CHANGE: Final = ["column", "before", "after"]
 ATOM_COLUMNS: Final = (
     Column("atom_index", "atom", is_number=True),
     Column("element", "element"),
-    *(Column(name, heading(name), is_number=True) for name in ("partial_charge", *POSITION)),
+    Column("partial_charge", heading("partial_charge"), is_number=True),
+    *(
+        Column(name, f"{label(name)} (\N{LATIN CAPITAL LETTER A WITH RING ABOVE})", is_number=True)
+        for name in POSITION
+    ),
     Column("force_norm", f"force ({FORCE_UNIT})", is_number=True),
 )
 EVENT_COLUMNS: Final = (

@@ -176,6 +176,10 @@ def show_selection(figure: Any, shapes: Sequence[Mapping[str, Any]]) -> None:
         As plotly describes them; none to select nothing.
     """
     figure.plotly_relayout({"selections": [dict(one) for one in shapes]})
+    if not shapes:
+        # The browser keeps what it dims, which plotly.py does not know: only a change is sent.
+        for chosen in ([], None):
+            figure.update_traces(selectedpoints=chosen, selector={"type": "scattergl"})
 
 
 def rectangle(box: Box) -> dict[str, Any]:

@@ -370,8 +370,10 @@ def drawing_words(drawing: Points | Density, choice: Choice, page: Page) -> str:
         place = " and ".join(_range_words(*one) for one in ((choice.x, choice.region.x), (choice.y, choice.region.y)))
     if isinstance(drawing, Points):
         missing = (page.count or 0) - len(drawing.keys) if page.is_exact else 0
-        lost = f"; {missing:,} more have no {label(choice.x)} or no {label(choice.y)}" if missing > 0 else ""
-        return f"{len(drawing.keys):,} calculations by {place}, a point each{lost}."
+        have = "has" if missing == 1 else "have"
+        lost = f"; {missing:,} more {have} no {label(choice.x)} or no {label(choice.y)}" if missing > 0 else ""
+        n = len(drawing.keys)
+        return f"{n:,} calculation{'' if n == 1 else 's'} by {place}, a point each{lost}."
     how = "" if drawing.sample is None else f", estimated from a fair sample of {drawing.sample:,}"
     about = "" if drawing.sample is None else "about "
     color = " Colours need points." if choice.color else ""

@@ -91,7 +91,7 @@ def test_few_calculations_are_points(chart: CalculationsPanel):
     assert chart.figure.data[POINTS].visible is True
     assert chart.figure.data[DENSITY].visible is False
     assert chart.figure.layout.xaxis.title.text == "gap (eV)"
-    assert chart.notice.text == "4 calculations by gap and energy, a point each; 1 more have no gap or no energy."
+    assert chart.notice.text == "4 calculations by gap and energy, a point each; 1 more has no gap or no energy."
     assert len(chart.table.rows) == 5
 
 
