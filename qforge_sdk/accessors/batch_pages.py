@@ -10,11 +10,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk.accessors.base import key_of
-from qforge_sdk.accessors.paging import Paged, Request, page_of
+from qforge_sdk.accessors.paging import Paged, Part, Request, page_of
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.db.activity import Activity, activity
 from qforge_sdk.db.batches import BatchItems, Failure
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
+from qforge_sdk.db.pages import Slices
 from qforge_sdk.db.work import Work
 from qforge_sdk.errors import InvalidInput, NotFound
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES
@@ -77,8 +78,8 @@ class BatchPages(Paged):
         batch_id
             Key of the batch.
         order_by, limit, after, before, count, columns, units, **filters
-            As in :meth:`page`. Without a filter, or filtered by ``status``, pages sorted by ``id`` are as fast
-            anywhere and their count is exact.
+            As in :meth:`page`. Pages sorted by ``id`` or ``status`` are as fast anywhere among millions; without a
+            filter, or filtered by ``status``, their count is exact.
 
         Returns
         -------
@@ -94,11 +95,19 @@ class BatchPages(Paged):
         InvalidInput
             A filter or option cannot be used, or a token is not of a page sorted like this.
         """
-        batch = self.get(batch_id)
-        query = Query(self._context.reader, BATCH_ITEMS).where(batch_id=batch.id, **filters)
+        with self._context.session() as session:
+            batch = self._row(session, batch_id)
+        query = Query(self._context.reader, BATCH_ITEMS).where(**filters)
         request = Request(order_by, limit, after, before, count, units)
+        by_status = str(order_by).removeprefix("-") == "status"
+        table = BatchItem.__table__
+        slices = Slices(table.c.batch_id, batch.id, table.c.status, () if by_status else ITEM_STATUSES)
         return page_of(
-            self._context, query if columns is None else query.select(columns), request, filters, cell=batch.id
+            self._context,
+            query if columns is None else query.select(columns),
+            request,
+            filters,
+            Part(batch.id, batch.user_id, slices),
         )
 
     def progress(self, batch_id: int) -> pd.Series[int]:

@@ -19,7 +19,7 @@ from qforge_sdk.accessors.base import Accessor, Context
 from qforge_sdk.db import statistics
 from qforge_sdk.db.expressions import mentions_other
 from qforge_sdk.db.models import PUBLIC_USER_ID, Molecule
-from qforge_sdk.db.pages import Position, Way, column_of, keyset_page
+from qforge_sdk.db.pages import Position, Slices, Way, column_of, keyset_page
 from qforge_sdk.db.reader import Read
 from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import Field, TableFields
@@ -235,8 +235,27 @@ class Paged(Accessor):
         return "-created_at" if self._table.name == "calculations" else "-id"
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a table that belongs together, such as the items of a batch.
+
+    Parameters
+    ----------
+    cell
+        The number that they are counted by.
+    owner
+        Whose they all are.
+    slices
+        The index that holds them, in the order that is wanted.
+    """
+
+    cell: int
+    owner: uuid.UUID | None
+    slices: Slices
+
+
 def page_of(
-    context: Context, query: Query, request: Request, filters: Mapping[str, Any], cell: int | None = None
+    context: Context, query: Query, request: Request, filters: Mapping[str, Any], part: Part | None = None
 ) -> Page:
     """A page of what a query asks for.
 
@@ -250,23 +269,23 @@ def page_of(
         Which page.
     filters
         Those of the query by which its rows may be counted already.
-    cell
-        The same, for rows that are counted by a number.
+    part
+        The part of the table that the rows are of, None for the whole.
     """
     table = query.table
     own = [name for name, field in table.fields.items() if field.model is table.model and field.kind not in _UNSORTED]
     turn = request.turn(table, own)
     conditions = [_own(condition, table) for condition in query.conditions]
     with context.reader.together() as read:
-        tenant = context.tenant
-        found = [] if tenant else read(statistics.OWNERS, {"kind": table.name})["user_id"].to_pylist()
+        owners = _owners(context, read, table.name) if part is None else [part.owner]
         rows, order = keyset_page(
             table.model,
             conditions,
             sort=turn.field.attribute,
             way=turn.way,
             limit=turn.limit + 1,
-            owners=named_owners(tenant, found),
+            owners=owners,
+            slices=part.slices if part else None,
         )
         marks = [rows.c[column_of(turn.field.attribute).key].label(VALUE), rows.c.id.label(KEY)]
         statement = replace(query, conditions=(), within=rows).statement().add_columns(*marks).order_by(*order)
@@ -274,10 +293,19 @@ def page_of(
         page = turn.page(read(statement), kinds, request.units)
         if not request.count:
             return page
-        kept = kept_count(read, table.name, filters, cell)
+        kept = kept_count(read, table.name, filters, part.cell if part else None)
         if kept is not None:
             return replace(page, count=kept, is_exact=True)
-        return counted(read, page, select(table.model.__table__.c.id).where(*conditions))
+        matching = select(table.model.__table__.c.id).where(*conditions)
+        if part is not None:
+            matching = matching.where(part.slices.column == part.slices.value)
+        return counted(read, page, matching)
+
+
+def _owners(context: Context, read: Read, kind: str) -> list[uuid.UUID | None] | None:
+    """Whose rows of a table one reads."""
+    tenant = context.tenant
+    return named_owners(tenant, [] if tenant else read(statistics.OWNERS, {"kind": kind})["user_id"].to_pylist())
 
 
 def counted(read: Read, page: Page, matching: Select[Any], most: int = COUNTED) -> Page:

@@ -136,12 +136,16 @@ class Cluster:
         """Count what ended tasks did. One whose worker died is done again by dask, or by another task."""
         ended = [task for task in self._tasks if task.done()]
         self._tasks = [task for task in self._tasks if not task.done()]
+        faults = []
         for task in ended:
             if task.status == "finished":
                 self._tally.add(task.result())
             elif task.status == "error":
-                _raise_unless_killed(task.exception())
+                faults.append(task.exception())
+            # Also where another's fault is raised, or the scheduler would keep it for as long as that is held.
             task.release()
+        for fault in faults:
+            _raise_unless_killed(fault)
 
     def _end(self) -> None:
         """Let the tasks end what they do; one that does not is left to its lease."""
@@ -150,10 +154,12 @@ class Cluster:
         waiting = [task for task in self._tasks if task.key not in running]
         self._client.cancel(waiting)
         self._tasks = [task for task in self._tasks if task.key in running]
-        while self._tasks and time.monotonic() < deadline:
-            self._collect()
-            time.sleep(0.1)
-        self._client.cancel(self._tasks)
+        try:
+            while self._tasks and time.monotonic() < deadline:
+                self._collect()
+                time.sleep(0.1)
+        finally:
+            self._client.cancel(self._tasks)
 
 
 def _event(name: str, client: Any = None) -> Any:

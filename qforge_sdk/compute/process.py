@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Final
 
@@ -129,6 +130,13 @@ class Process:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def rest(self) -> Iterator[Message]:
+        """What it said before it ended and nobody has heard; it is dead."""
+        # The last message may be cut off. Nobody waits for an end that a program of its own might keep open.
+        with contextlib.suppress(EOFError, OSError):
+            while self.connection.poll():
+                yield self.connection.recv()
 
     def last_words(self) -> tuple[str, str]:
         """How it ended, and the end of what it printed; it is dead."""

@@ -157,7 +157,6 @@ class Supervisor:
             self._dismiss(process)
             self._looked = 0.0
         elif isinstance(message, Broken):
-            self._dismiss(process)
             raise message.cause
 
     def _staff(self) -> bool:
@@ -190,15 +189,34 @@ class Supervisor:
             raise QForgeError(f"worker processes end before they compute anything: the last one {ending}\n{printed}")
 
     def _end_overdue(self, process: Process) -> None:
-        process.kill()
-        if process.current is None:
+        late = process.current
+        self._kill(process)
+        if late is None:
             self._bury(process)
-            return
-        _, printed = process.last_words()
-        message = f"it took longer than {self._job.timeout:g} s"
-        self._give_back(process, "timeout", message, printed)
-        self._dismiss(process)
+        elif process.current != late:
+            # It ended in the last moment.
+            self._let_go(process)
+        else:
+            _, printed = process.last_words()
+            self._give_back(process, "timeout", f"it took longer than {self._job.timeout:g} s", printed)
+            self._dismiss(process)
         self._looked = 0.0
+
+    def _kill(self, process: Process) -> None:
+        """End it, and hear what it had said before: what it holds may be another claim's by now."""
+        process.kill()
+        for message in process.rest():
+            process.note(message)
+            if isinstance(message, Stored):
+                self._tally.ended.update(message.ended)
+
+    def _let_go(self, process: Process) -> None:
+        """End it; what it holds waits again."""
+        self._kill(process)
+        token = process.token
+        if token is not None:
+            self._link.run(lambda connection: release(connection, self._job.work, token))
+        self._dismiss(process)
 
     def _give_back(self, process: Process, code: str, message: str, printed: str) -> None:
         token, item = process.token, process.current
@@ -232,7 +250,7 @@ class Supervisor:
         lost = held.keys() - kept
         # What it has just stored is not lost: its word may be on the way.
         for process in [one for one in self._processes if one.token in lost & self._unheld]:
-            self._dismiss(process)
+            self._let_go(process)
             self._looked = 0.0
         self._unheld = lost
 
@@ -240,7 +258,7 @@ class Supervisor:
         """End all processes; what they had not stored waits again, if the database is there to be told."""
         processes, self._processes = self._processes, []
         for process in processes:
-            process.kill()
+            self._kill(process)
         tokens = [process.token for process in processes if process.token is not None]
         for process in processes:
             process.close()

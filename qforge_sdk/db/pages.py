@@ -122,6 +122,7 @@ def keyset_page(
     way: Way,
     limit: int,
     owners: Sequence[uuid.UUID | None] | None,
+    slices: Slices | None = None,
 ) -> tuple[Subquery, list[UnaryExpression[Any]]]:
     """The next ``limit`` rows on a way, as fast anywhere on it.
 
@@ -137,6 +138,8 @@ def keyset_page(
         Where one is and how far one goes.
     owners
         Whose rows: None in the list for rows without an owner, no list at all for everybody's.
+    slices
+        How an index holds them that does not begin with the owner.
 
     Returns
     -------
@@ -148,9 +151,10 @@ def keyset_page(
     is_key = column is table.c.id
     parts = segments(None if is_key else column, table.c.id, way, nullable=column.nullable)
     rows = select(*table.c).where(*conditions)
-    branches = [
-        branch for one in of_each(owners, rows, table) for branch in one_after_another(one, parts, way, limit)
-    ]
+    each = of_each(owners, rows, table)
+    if slices is not None:
+        each = [part for one in each for part in slices.of(one)]
+    branches = [branch for one in each for branch in one_after_another(one, parts, way, limit)]
     merged = union_all(*branches).subquery()
 
     def order(source: Any) -> list[UnaryExpression[Any]]:
@@ -171,10 +175,49 @@ class OwnersRows:
         Which.
     owner
         Their column ``user_id``, None for everybody's.
+    before, after
+        Columns of one value each that stand in the index before and after the owner.
     """
 
     rows: Select[Any]
     owner: ColumnElement[Any] | None = None
+    before: tuple[ColumnElement[Any], ...] = ()
+    after: tuple[ColumnElement[Any], ...] = ()
+
+    @property
+    def lead(self) -> tuple[ColumnElement[Any], ...]:
+        """The columns that the index begins with."""
+        return (*self.before, *(() if self.owner is None else (self.owner,)), *self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Rows of one value of a column, by an index over that, the owner, a word and what is sorted by.
+
+    The value is given as a range: with an equality, and a LIMIT, the planner would rather read the primary key, and
+    all rows of other values with it.
+
+    Parameters
+    ----------
+    column, value
+        The column that the index begins with.
+    word, words
+        The column that follows the owner, and all values that it can have; no words where one sorts by it.
+    """
+
+    column: ColumnElement[Any]
+    value: int
+    word: ColumnElement[Any]
+    words: tuple[str, ...]
+
+    def of(self, one: OwnersRows) -> list[OwnersRows]:
+        """The parts of an owner's rows."""
+        rows = one.rows.where(self.column.between(self.value, self.value))
+        if not self.words:
+            return [OwnersRows(rows, one.owner, (self.column,))]
+        return [
+            OwnersRows(rows.where(self.word == word), one.owner, (self.column,), (self.word,)) for word in self.words
+        ]
 
 
 def of_each(owners: Sequence[uuid.UUID | None] | None, rows: Select[Any], table: Any) -> list[OwnersRows]:
@@ -209,7 +252,7 @@ def one_after_another(one: OwnersRows, parts: Sequence[Segment], way: Way, limit
         Rows that are wanted in all.
     """
     # Where user_id is null PostgreSQL takes the index for sorted only if one sorts by user_id as well.
-    lead = () if one.owner is None else (directed(one.owner, way.is_down),)
+    lead = tuple(directed(column, way.is_down) for column in one.lead)
     branches: list[Select[Any]] = []
     for number, part in enumerate(parts):
         branch: Select[Any] = one.rows.add_columns(literal(number).label("segment")).where(*part.conditions)

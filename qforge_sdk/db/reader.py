@@ -169,7 +169,8 @@ class ArrowReader:
         with self.transaction(snapshot=snapshot, lift_timeout=True) as cursor:
             cursor.adbc_statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: batch_bytes})
             cursor.execute(sql)
-            with contextlib.closing(cursor.fetch_record_batch()) as reader:
+            # fetch_record_batch() would give Arrow's own reader, whose errors say nothing of the server's.
+            with contextlib.closing(cursor._results.reader) as reader:
                 yield reader
 
     @contextlib.contextmanager

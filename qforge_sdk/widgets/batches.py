@@ -12,6 +12,7 @@ import pandas as pd
 from qforge_sdk.db.models import ITEM_STATUSES
 from qforge_sdk.errors import NotFound
 from qforge_sdk.schemas import Page
+from qforge_sdk.widgets import batches_rows as rows
 from qforge_sdk.widgets import batches_state as state
 from qforge_sdk.widgets.elements import Table, Words
 from qforge_sdk.widgets.panel import Pager, Panel
@@ -227,7 +228,7 @@ class BatchBoard(Panel):
             self._view, way = replace(self._view, way={}), {}
             page, lines = state.read_batches(self._batches, self._view, self._paces, time.monotonic())
         self._is_moving = any(line.is_moving for line in lines)
-        self.table.show(state.BATCH_COLUMNS, [state.batch_row(line) for line in lines])
+        self.table.show(rows.BATCH_COLUMNS, [rows.batch_row(line) for line in lines])
         _turn(self.pager, page, way)
 
     def _show_opened(self, *, afresh: bool = False, way: dict[str, str] | None = None) -> state.Opened:
@@ -242,7 +243,7 @@ class BatchBoard(Panel):
             self.notice.say("")
         self._show_facts(opened)
         self._say_what_can_be_done(opened)
-        self.items.show(state.ITEM_COLUMNS, state.item_rows(opened.items.frame))
+        self.items.show(rows.ITEM_COLUMNS, rows.item_rows(opened.items.frame))
         _turn(self.item_pager, opened.items, way)
         return opened
 
@@ -250,13 +251,14 @@ class BatchBoard(Panel):
         self.heading.show((opened.record.batch_name, "strong"), (state.facts(opened), "quiet"))
         self.advice.show(*state.advice(opened))
         self.reasons.show(state.failures_heading(opened))
-        rows = state.failure_rows(opened)
-        self.failures.show(state.FAILURE_COLUMNS, rows)
-        (_show if rows else _hide)(self.failures)
+        failures = rows.failure_rows(opened)
+        self.failures.show(rows.FAILURE_COLUMNS, failures)
+        (_show if failures else _hide)(self.failures)
 
     def _say_what_can_be_done(self, opened: state.Opened) -> None:
         failed = opened.line.progress.n_failed
-        self.retry_all.description = f"Retry all {failed:,} that failed" if failed else "Retry all that failed"
+        which = "the one" if failed == 1 else f"all {failed:,}" if failed else "all"
+        self.retry_all.description = f"Retry {which} that failed"
         self.retry_all.disabled = not (failed and opened.may_change)
         self.cancel.disabled = not (opened.line.pending + opened.line.processing and opened.may_change)
         self._say_chosen()

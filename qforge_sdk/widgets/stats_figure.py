@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from qforge_sdk.accessors.counts import FloatArray
 from qforge_sdk.display import chart_text
+from qforge_sdk.widgets.figure import Chart
 from qforge_sdk.widgets.numbers import heading
 from qforge_sdk.widgets.stats_state import Histogram, IntArray, Overview, Timeline
 
@@ -28,6 +29,9 @@ _HEIGHT: Final = 520
 _FEW_BINS: Final = 12
 _PLACES: Final = {"gap": (2, 1), "energy": (2, 2)}
 _LEGEND: Final = {"orientation": "h", "x": 0, "yanchor": "bottom", "traceorder": "normal", "bgcolor": _CLEAR}
+_Placed = tuple[Any, tuple[int, int]]
+"""Bars, and the row and column of their chart."""
+
 _LAYOUT: Final = {
     "barmode": "stack",
     "bargap": 0.15,
@@ -41,10 +45,10 @@ _LAYOUT: Final = {
 }
 
 
-def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[str] = ()) -> Any:
+def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[str] = ()) -> Chart:
     """The charts, fit to the width that they get.
 
-    They are made anew for each change: what plotly.py tells a chart that no browser has drawn yet is lost.
+    They are made anew for each change: of several changes that follow each other closely a browser loses some.
 
     Parameters
     ----------
@@ -61,14 +65,17 @@ def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[s
         rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=[0.42, 0.58], vertical_spacing=0.19
     )
     of_method = dict(zip(shown.methods, _COLOURS, strict=False))
-    if shown.timeline is not None:
-        _draw_timeline(figure, shown.timeline, by, of_method if by == "method" else _OF_STATUS)
+    bars = [] if shown.timeline is None else _days(shown.timeline, by, of_method if by == "method" else _OF_STATUS)
     for histogram in shown.histograms:
-        _draw_histogram(figure, histogram, of_method, is_told=by != "method")
-    for trace in figure.data:
+        bars += _bins(histogram, of_method, is_told=by != "method")
+        _mark_bins(figure, histogram)
+    if shown.timeline is not None:
+        _mark_days(figure, shown.timeline)
+    for trace, (row, col) in bars:
         trace.visible = "legendonly" if trace.legendgroup in hidden else True
+        figure.add_trace(trace, row=row, col=col)
     figure.update_layout(_LAYOUT, template="plotly_dark" if dark else "plotly_white")
-    made = go.FigureWidget(figure)
+    made = Chart(figure)
     made._config = {"responsive": True, "displaylogo": False}
     return made
 
@@ -78,37 +85,55 @@ def hidden_groups(figure: Any) -> set[str]:
     return {trace.legendgroup for trace in figure.data if trace.visible == "legendonly"}
 
 
-def _draw_timeline(figure: Any, timeline: Timeline, by: str, colours: Mapping[str, str]) -> None:
+def _days(timeline: Timeline, by: str, colours: Mapping[str, str]) -> list[_Placed]:
     days = timeline.starts.strftime("%Y-%m-%d").tolist()
-    for name, counts in timeline.counts.items():
-        bars = go.Bar(
-            x=days,
-            y=counts,
-            hovertemplate=f"%{{x|{_DATE[timeline.period]}}}<br>%{{y:,}} calculations",
-            showlegend=True,
-            **_style(by, name, colours),
+    return [
+        (
+            go.Bar(
+                x=days,
+                y=counts,
+                hovertemplate=f"%{{x|{_DATE[timeline.period]}}}<br>%{{y:,}} calculations",
+                legend="legend",
+                showlegend=True,
+                **_style(by, name, colours),
+            ),
+            (1, 1),
         )
-        figure.add_trace(bars, row=1, col=1)
+        for name, counts in timeline.counts.items()
+    ]
+
+
+def _mark_days(figure: Any, timeline: Timeline) -> None:
+    first, last = timeline.starts[0], timeline.starts[-1]
+    half = (last - first) / (len(timeline.starts) - 1) / 2
+    figure.update_xaxes(range=[str(first - half), str(last + half)], row=1, col=1)
     figure.update_yaxes(title_text=f"calculations per {timeline.period}", row=1, col=1, **_ticks(timeline.counts))
 
 
-def _draw_histogram(figure: Any, histogram: Histogram, colours: Mapping[str, str], *, is_told: bool) -> None:
-    row, col = _PLACES[histogram.quantity]
+def _bins(histogram: Histogram, colours: Mapping[str, str], *, is_told: bool) -> list[_Placed]:
     edges = histogram.edges
     ends = [f"{_edge(low)} to {_edge(high)}" for low, high in pairwise(edges.tolist())]
-    for name, counts in histogram.counts.items():
-        bars = go.Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            customdata=ends,
-            hovertemplate="%{customdata}<br>%{y:,} calculations",
-            legend="legend2" if is_told else "legend",
-            showlegend=is_told and histogram.quantity == "gap",
-            **_style("method", name, colours),
+    return [
+        (
+            go.Bar(
+                x=(edges[:-1] + edges[1:]) / 2,
+                y=counts,
+                width=np.diff(edges),
+                customdata=ends,
+                hovertemplate="%{customdata}<br>%{y:,} calculations",
+                legend="legend2" if is_told else "legend",
+                showlegend=is_told and histogram.quantity == "gap",
+                **_style("method", name, colours),
+            ),
+            _PLACES[histogram.quantity],
         )
-        figure.add_trace(bars, row=row, col=col)
-    figure.update_xaxes(title_text=_title(histogram), range=_span(edges), row=row, col=col)
+        for name, counts in histogram.counts.items()
+    ]
+
+
+def _mark_bins(figure: Any, histogram: Histogram) -> None:
+    row, col = _PLACES[histogram.quantity]
+    figure.update_xaxes(title_text=_title(histogram), range=_span(histogram.edges), row=row, col=col)
     figure.update_yaxes(title_text="calculations", row=row, col=col, **_ticks(histogram.counts))
 
 

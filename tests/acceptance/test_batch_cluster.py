@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -25,7 +28,7 @@ from tests.fixtures.tenants import ALICE
 def cluster() -> Iterator[LocalCluster]:
     """Three worker processes, which their nannies start again."""
     with LocalCluster(
-        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=False
+        n_workers=3, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=False
     ) as cluster:
         yield cluster
 
@@ -44,6 +47,10 @@ def _pid() -> int:
     import os
 
     return os.getpid()
+
+
+def tasks_of(dask: DaskClient) -> list[str]:
+    return dask.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
 
 
 def test_a_cluster_whose_workers_are_killed_computes_every_item_once(
@@ -80,7 +87,7 @@ def test_tasks_are_few_carry_no_client_and_show_no_password(client: Client, dask
     seen: set[str] = set()
     most = 0
     while thread.is_alive():
-        tasks = dask.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+        tasks = tasks_of(dask)
         most = max(most, len(tasks))
         seen.update(tasks)
         time.sleep(0.05)
@@ -127,4 +134,35 @@ def test_a_cancelled_batch_leaves_the_cluster(client: Client, dask: DaskClient) 
     skipped = client.batches.cancel(key)
     thread.join(timeout=60)
     assert results[0].n_skipped == skipped
-    wait_until(lambda: not dask.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))
+    wait_until(lambda: not tasks_of(dask))
+
+
+def test_an_interrupted_run_leaves_the_cluster_and_its_items_wait_again(client: Client, dask: DaskClient) -> None:
+    key = client.batches.create("screen", molecules=["C" * n for n in range(1, 60)], parameters=PARAMETERS).id
+
+    def interrupt() -> None:
+        wait_until(lambda: client.batches.get(key).successful_count > 0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    report = client.batches.run(key, engine=Repulsion(seconds=0.5), workers=dask, lease_seconds=60.0)
+
+    assert report.interrupted
+    assert report.n_completed + report.n_left == 59
+    assert report.n_left > 0
+    wait_until(lambda: not tasks_of(dask))
+    items = client.batches.items(key, columns=["status", "retry_count"])
+    assert set(items["status"]) == {"completed", "pending"}
+    assert set(items["retry_count"]) == {0}
+
+
+def test_a_deleted_batch_leaves_the_cluster(client: Client, dask: DaskClient) -> None:
+    key = client.batches.create("screen", molecules=["C" * n for n in range(1, 60)], parameters=PARAMETERS).id
+    thread, results = in_background(
+        lambda: client.batches.run(key, engine=Repulsion(seconds=0.5), workers=dask, lease_seconds=2.0)
+    )
+    wait_until(lambda: client.batches.get(key).successful_count > 0)
+    client.batches.delete(key)
+    thread.join(timeout=60)
+    assert isinstance(results[0], qf.NotFound), results
+    wait_until(lambda: not tasks_of(dask))

@@ -154,10 +154,6 @@ def _run_and_look(client: qf.Client, key: int, look: Callable[[object], None]) -
     """A run of which a test sees how the batch stands, about once a second."""
     from qforge_sdk.compute import runner
 
-    class Seen(runner._Bar):
-        def show(self, found: object) -> None:  # type: ignore[override]
-            look(found)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_Bar", Seen)
+        patch.setattr(runner, "_shown_on", lambda bar: look)
         run(client, key, Repulsion(seconds=0.3), lease_seconds=1.0, reconnect_seconds=1.0, max_retries=10)

@@ -16,8 +16,15 @@ from tests.fixtures.lab import Lab, Notebook
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLOSING = "</script><b>bold</b>"
 # Ten iterations are too few for these four; all of them need less than fifteen.
-DRUGS = ["CC(=O)Nc1ccc(O)cc1", "CC(=O)Oc1ccccc1C(=O)O", "Cn1cnc2c1c(=O)n(C)c(=O)n2C", "CC(C)Cc1ccc(C(C)C(=O)O)cc1"]
-MOLECULES = [*("C" * n for n in range(6, 10)), "[Og]", *DRUGS, *("C" * n for n in range(10, 15)), "O"]
+DRUGS = {
+    "paracetamol": "CC(=O)Nc1ccc(O)cc1",
+    "aspirin": "CC(=O)Oc1ccccc1C(=O)O",
+    "caffeine": "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "ibuprofen": "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
+}
+ALKANES = ("hexane", "heptane", "octane", "nonane", "decane", "undecane", "dodecane", "tridecane", "tetradecane")
+CHAINS = {name: "C" * n for n, name in enumerate(ALKANES, 6)}
+MOLECULES = {**dict(list(CHAINS.items())[:4]), "oganesson": "[Og]", **DRUGS, "water": "O", **CHAINS}
 
 CONNECT = """
 from pathlib import Path
@@ -38,14 +45,21 @@ print([thread.name for thread in threading.enumerate() if thread.name == "qforge
 
 
 def store_batches(client: Client) -> None:
-    """One to run, one with a hostile name, one that has nothing."""
-    for n, smiles in enumerate(DRUGS):
-        client.molecules.create(smiles, name=[HOSTILE, CLOSING, "caffeine", "ibuprofen"][n])
-    client.batches.create(HOSTILE, molecules=["C#N", "CN"], description=CLOSING)
-    client.batches.create("nothing")
+    """One that waits and one to run."""
+    molecules = {name: client.molecules.create(smiles, name=name).id for name, smiles in MOLECULES.items()}
+    client.batches.create("alkanes", molecules=[molecules[name] for name in ALKANES])
     client.batches.create(
-        "screen", molecules=MOLECULES, parameters={"method": "GFN2-xTB", "optimize": True, "max_iterations": 10}
+        "screen",
+        molecules=list(molecules.values()),
+        parameters={"method": "GFN2-xTB", "optimize": True, "max_iterations": 10},
     )
+
+
+def store_a_hostile_batch(client: Client) -> None:
+    molecules = [
+        client.molecules.create(smiles, name=name).id for smiles, name in (("C#N", HOSTILE), ("CN", CLOSING))
+    ]
+    client.batches.create(HOSTILE, molecules=molecules, description=CLOSING)
 
 
 def row_of(shown: Locator, name: str) -> Locator:
@@ -64,8 +78,11 @@ def is_busy(notebook: Notebook, place: int) -> bool:
 def watch_percents(notebook: Notebook, row: Locator, place: int) -> set[int]:
     """Percents that a row shows while a cell runs; nothing is clicked."""
     seen: set[int] = set()
+    has_picture = False
     while is_busy(notebook, place):
         seen.add(int(cells(row)[3].split()[0]))
+        if max(seen) > 30 and not has_picture:
+            has_picture = bool(notebook.picture(row.locator("xpath=ancestor::table"), "batches-running"))
         time.sleep(0.1)
     return seen
 
@@ -118,6 +135,7 @@ def see_what_failed(notebook: Notebook, shown: Locator) -> None:
     expect(failures).to_have_count(2)
     assert cells(failures.nth(0))[:2] == ["scf_not_converged", "4"]
     assert cells(failures.nth(1))[1:4] == ["1", "[Og]", "no parameters for Og: the GFN methods end at radon"]
+    expect(shown.get_by_role("button", name="Cancel the batch")).to_be_disabled()
     notebook.picture(shown, "batches")
 
 
@@ -133,14 +151,17 @@ def choose_items(notebook: Notebook, shown: Locator) -> None:
     assert notebook.run(3).inner_text().strip() == "['caffeine', 'ibuprofen'] {'scf_not_converged'}"
 
 
-def cancel_another(notebook: Notebook, shown: Locator) -> None:
-    """Opened by keyboard; asked before anything is skipped."""
+def cancel_another(notebook: Notebook, shown: Locator, client: Client) -> None:
+    """Appears by itself; opened by keyboard; asked before anything is skipped."""
+    store_a_hostile_batch(client)
+    expect(row_of(shown, HOSTILE)).to_be_visible(timeout=15_000)
     row_of(shown, "screen").focus()
-    notebook.page.keyboard.press("ArrowDown")
-    notebook.page.keyboard.press("ArrowDown")
+    notebook.page.keyboard.press("ArrowUp")
     notebook.page.keyboard.press("Enter")
     expect(shown.get_by_text("2 items wait and nobody computes")).to_be_visible()
-    expect(shown.get_by_text(CLOSING)).to_be_visible()
+    items = shown.get_by_role("grid", name="Items of the batch").locator("tbody tr")
+    assert [cells(items.nth(n))[2] for n in (0, 1)] == [HOSTILE, CLOSING]
+    expect(shown.get_by_text(f"{CLOSING} · usual parameters")).to_be_visible()
     shown.get_by_role("button", name="Cancel the batch").click()
     shown.get_by_role("button", name="Keep them").click()
     expect(shown.get_by_role("button", name="Skip them")).to_be_hidden()
@@ -177,13 +198,16 @@ def test_a_batch_runs_fails_is_retried_and_run_again(lab: Lab, database_url: str
     see_it_run(notebook, shown)
     see_what_failed(notebook, shown)
     choose_items(notebook, shown)
-    cancel_another(notebook, shown)
+    cancel_another(notebook, shown, client)
     notebook.run(4)
     shown = notebook.run(1)
     retry_and_run_again(shown, client, database_url)
 
-    # The view of the first one is gone, and so is its thread.
-    assert notebook.run(5).inner_text().strip() == "[False, True]"
+    # The view of the first one is gone, and so is its thread a while after.
+    deadline = time.monotonic() + 60
+    while notebook.run(5).inner_text().strip() != "[False, True]":
+        assert time.monotonic() < deadline, notebook.output(5).inner_text()
+        time.sleep(0.5)
     assert notebook.run(6).inner_text().strip() == "[]"
     shown.get_by_title("Read again").click()
     expect(shown.get_by_role("alert")).to_have_text("this client is closed: open another one by qforge_sdk.connect()")
@@ -195,6 +219,4 @@ def test_a_batch_runs_fails_is_retried_and_run_again(lab: Lab, database_url: str
     shown.get_by_title("Next page").nth(1).click()
     expect(shown.get_by_text("11 to 15 of 15 items")).to_be_visible()
     dark.picture(shown, "batches")
-    dark.page.set_viewport_size({"width": 800, "height": 1700})
-    dark.picture(shown, "narrow")
     dark.assert_quiet()

@@ -103,3 +103,58 @@ def test_failures_among_the_first_are_those_of_the_first(client: Client) -> None
     assert client.batches.failures(key)["items"].tolist() == [3, 3]
     with pytest.raises(InvalidInput, match="from 1 on, not 0"):
         client.batches.failures(key, among=0)
+
+
+def all_pages(client: Client, key: int, order: str, **filters: str) -> list[int]:
+    """Keys of the items of a batch from the first page to the last, and from the last to the first."""
+    there: list[int] = []
+    page = client.batches.items_page(key, order_by=order, limit=7, **filters)
+    while True:
+        there += page.frame["id"].tolist()
+        if page.next is None:
+            break
+        page = client.batches.items_page(key, order_by=order, limit=7, after=page.next, **filters)
+    back: list[int] = []
+    page = client.batches.items_page(key, order_by=order, limit=7, before="end", **filters)
+    while True:
+        back = page.frame["id"].tolist() + back
+        if page.previous is None:
+            break
+        page = client.batches.items_page(key, order_by=order, limit=7, before=page.previous, **filters)
+    assert back == there
+    return there
+
+
+@pytest.mark.parametrize("reader", ["service", "tenant", "public"])
+def test_pages_of_items_are_the_items_in_order(client: Client, tenant_client: TenantClient, reader: str) -> None:
+    alice = tenant_client(ALICE)
+    owner = client if reader != "tenant" else alice
+    client.molecules.bulk_load({"smiles": ["C" * n for n in range(1, 25)]}, shared=True)
+    for name in ("before", "screen", "after"):
+        key = batch(owner, name, 24, shared=reader == "public")
+    with client.engine.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE batch_items SET status = (ARRAY['pending', 'completed', 'failed', 'skipped'])[1 + id % 4], "
+                "error_code = CASE WHEN id % 3 = 0 THEN 'timeout' END"
+            )
+        )
+    key = int(owner.batches.query(batch_name="screen")["id"][0])
+    look = client if reader == "service" else alice
+    frame = look.batches.items(key)
+
+    assert all_pages(look, key, "id") == frame["id"].tolist()
+    assert all_pages(look, key, "-id") == frame["id"].tolist()[::-1]
+    by_status = frame.sort_values(["status", "id"])["id"].tolist()
+    assert all_pages(look, key, "status") == by_status
+    assert all_pages(look, key, "-status") == by_status[::-1]
+    failed = frame[frame["status"] == "failed"]["id"].tolist()
+    assert all_pages(look, key, "id", status="failed") == failed
+    assert all_pages(look, key, "status", status="failed") == failed
+    assert (
+        all_pages(look, key, "-id", error_code="timeout")
+        == frame[frame["error_code"] == "timeout"]["id"].tolist()[::-1]
+    )
+    assert look.batches.items_page(key).count == 24
+    assert look.batches.items_page(key, status="failed").count == len(failed)
+    assert look.batches.items_page(key, error_code="timeout", limit=2).count == 8

@@ -188,10 +188,12 @@ def test_each_fault_of_a_molecule_is_its_code_and_message(client: Client) -> Non
 
 def test_molecules_that_take_too_long_or_end_their_process_fail_and_no_others(client: Client) -> None:
     key = batch(client)
+    files = psutil.Process().num_fds()
 
     report = run(client, key, Repulsion(hangs_on="CC", dies_of="CCCC"), timeout=0.5, max_retries=1)
 
     assert (report.n_completed, report.failed) == (6, {"killed": 1, "timeout": 1})
+    assert (psutil.Process().num_fds(), workers_of()) == (files, [])
     assert_whole(client, key, completed=6, failed=2)
     found = client.batches.items(key, status="failed", columns=["smiles", "error_message", "retry_count", "metadata"])
     slow, deadly = found.sort_values("smiles").itertuples()

@@ -258,9 +258,15 @@ def test_parquet_carries_units_and_schema_revision(filled: Client, tmp_path):
 
 
 def test_a_failed_parquet_export_leaves_no_file(filled: Client, tmp_path):
-    with pytest.raises(Exception, match="division by zero"):
+    with pytest.raises(InvalidInput, match="division by zero"):
         filled.calculations.where(1 / (Calculation.id - Calculation.id) > 0).to_parquet(tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_that_breaks_says_what_the_server_said(filled: Client):
+    broken = filled.calculations.where(1 / (Calculation.id - Calculation.id) > 0)
+    with pytest.raises(InvalidInput, match="division by zero"):
+        list(broken.iter_batches())
 
 
 def test_sql_runs_by_itself_and_explain_shows_a_plan(filled: Client):

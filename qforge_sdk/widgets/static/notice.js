@@ -1,5 +1,6 @@
 // A line for what is being done or went wrong; it also tells Python whether the page is dark and whether anybody looks.
 const HEARTBEAT = 5000;
+const SETTLED = 100;
 
 function isDark() {
   const light = document.body.dataset.jpThemeLight;
@@ -26,12 +27,20 @@ function render({ model, el }) {
   };
   // A plotly chart that was drawn before it had its place fits itself only when the window says that it was resized.
   let panel = null;
+  const fit = () => requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+  const drawn = new MutationObserver((changes) => {
+    const added = changes.flatMap((change) => [...change.addedNodes]);
+    if (added.some((node) => node.classList?.contains("plot-container"))) setTimeout(fit, SETTLED);
+  });
   const resized = new ResizeObserver(() => {
     if (!panel) {
       panel = el.closest(".qf-panel");
-      if (panel) resized.observe(panel);
+      if (panel) {
+        resized.observe(panel);
+        drawn.observe(panel, { childList: true, subtree: true });
+      }
     }
-    requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
+    fit();
   });
   resized.observe(el);
   const beat = () => model.send({ alive: true });
@@ -47,6 +56,7 @@ function render({ model, el }) {
     clearInterval(timer);
     watcher.disconnect();
     resized.disconnect();
+    drawn.disconnect();
     model.off("change:text change:is_error", draw);
     model.send({ alive: false });
   };
