@@ -133,9 +133,9 @@ def _spread(n: int) -> list[str]:
 def _draw_density(figure: Any, drawing: Density, choice: Choice) -> None:
     figure.data[POINTS].visible, figure.data[POINTS].x, figure.data[POINTS].y = False, None, None
     cells = figure.data[DENSITY]
-    counts = drawing.counts.astype(float)
     cells.x, cells.y = drawing.x_edges, drawing.y_edges
-    cells.z = np.log10(np.where(counts > 0, counts, np.nan))
+    # A matrix is sent as JSON, which has no NaN.
+    cells.z = np.where(drawing.counts > 0, np.log10(np.maximum(drawing.counts, 1)), None)
     cells.customdata = drawing.counts
     about = "" if drawing.sample is None else "about "
     cells.hovertemplate = (
