@@ -188,8 +188,11 @@ def test_a_density_leads_to_points(lab: Lab, dense_url: str):
     shown.get_by_role("button", name="Show all").click()
     expect(shown.get_by_text(f"A density of {DENSE:,} calculations")).to_be_visible(timeout=DRAWN)
     shown.get_by_title("Drag to zoom in").click()
+    until(notebook, "points.visible === false")
     is_zooming = "() => document.querySelector('.js-plotly-plot')._fullLayout.dragmode === 'zoom'"
     notebook.page.wait_for_function(is_zooming, timeout=DRAWN)
+    # A drag while the chart is drawn anew is lost.
+    notebook.page.wait_for_timeout(500)
     drag(notebook.page, plot, [(0.4, 0.4), (0.6, 0.6)])
     expect(shown.get_by_text(re.compile(r"^[\d,]+ calculations by gap from .* a point each"))).to_be_visible(
         timeout=DRAWN
