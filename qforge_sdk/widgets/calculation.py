@@ -9,13 +9,13 @@ import pandas as pd
 
 from qforge_sdk.schemas import Page
 from qforge_sdk.widgets import calculation_state as state
-from qforge_sdk.widgets.elements import Details, Notice, Table
+from qforge_sdk.widgets.elements import Details, Notice, Table, Words
 from qforge_sdk.widgets.panel import Pager, Panel
 from qforge_sdk.widgets.sources import Sources
 from qforge_sdk.widgets.viewer import Viewer
 
-_PICTURE: Final = "2 1 340px"
-_TABLE: Final = "3 1 480px"
+_PICTURE: Final = "1 1 320px"
+_TABLE: Final = "2 1 560px"
 
 
 class CalculationPanel(Panel):
@@ -127,8 +127,7 @@ class _Controls(ipw.HBox):  # type: ignore[misc]
         )
         self.arrows = ipw.Checkbox(description="forces", indent=False, layout=ipw.Layout(width="auto"))
         self.labels = ipw.Checkbox(description="atom numbers", indent=False, layout=ipw.Layout(width="auto"))
-        self.words = ipw.Label()
-        self.words.add_class("qf-quiet")
+        self.words = Words()
         super().__init__([ipw.Label("colour by"), self.color, self.arrows, self.labels, self.words])
         self.add_class("qf-controls")
         for box, name in ((self.color, "color_by"), (self.arrows, "show_forces"), (self.labels, "show_labels")):
@@ -141,7 +140,7 @@ class _Controls(ipw.HBox):  # type: ignore[misc]
         self.color.value = "charge" if result.has_charges else "element"
         if not result.has_forces:
             self.arrows.value = False
-        self.words.value = state.force_words(result)
+        self.words.show((state.force_words(result), "quiet"))
 
 
 def _limited(content: ipw.Widget) -> ipw.VBox:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from qforge_sdk.display import structure_uri
 from qforge_sdk.quantities import QUANTITIES
-from qforge_sdk.widgets.elements import Column, Fact, Row
+from qforge_sdk.widgets.elements import Cell, Column, Fact, Row
 from qforge_sdk.widgets.numbers import heading, label, measured, moment, number, words
 from qforge_sdk.widgets.sources import Sources
 
@@ -179,7 +179,7 @@ def _event_row(key: Any, lines: pd.DataFrame) -> Row:
     # Of a new row every value is new.
     changed = lines[lines["column"].notna()] if not kind.endswith("_created") else lines.iloc[0:0]
     changes = [_change(*line) for line in changed[_CHANGE].itertuples(index=False)]
-    cells = [
+    cells: list[Cell] = [
         moment(event["created_at"]),
         kind.replace("_", " "),
         {"text": status, "tone": {"error": "bad", "warning": "busy"}.get(status, "")},

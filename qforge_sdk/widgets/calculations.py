@@ -325,6 +325,7 @@ class CalculationsPanel(Panel):
             self._selection = state.Selection(box=boxes[-1]) if boxes else None
             filters = self._choice.filters if self._selection is None else self._selection.filters(self._choice)
             n = state.count_up_to(self._sources, filters, state.MOST_POINTS) if boxes else None
+        chart.dim(self.figure, not_selected=self._selection is not None)
         self._show_edges()
         self._show_selected(n)
         self._show_page({})

@@ -23,6 +23,7 @@ _COLORS: Final = (
     *("#1f83d6", "#e69f00", "#2e8b57", "#cc79a7", "#8a6fd1"),
     *("#d55e00", "#56b4e9", "#a0863b", "#d1495b", "#9aa5b1"),
 )
+_OPACITY, _FAINT = 0.75, 0.12
 _PICKED: Final = "#ff9800"
 _OUTLINE: Final = {"color": _PICKED, "width": 1.5, "dash": "dot"}
 _BAR: Final = {"thickness": 14, "outlinewidth": 0, "len": 0.9}
@@ -46,7 +47,7 @@ def new_figure(drawing: Points | Density, choice: Choice, *, dark: bool, drag: s
     figure = go.Figure(
         [
             go.Heatmap(visible=False, colorscale="Viridis", colorbar=_BAR, hoverongaps=False),
-            go.Scattergl(visible=False, mode="markers", marker={"size": 6, "opacity": 0.75, "color": _PLAIN}),
+            go.Scattergl(visible=False, mode="markers", marker={"size": 6, "opacity": _OPACITY, "color": _PLAIN}),
             go.Scatter(mode="markers", hoverinfo="skip", marker=ringed, unselected={"marker": {"opacity": 1}}),
         ]
     )
@@ -176,10 +177,12 @@ def show_selection(figure: Any, shapes: Sequence[Mapping[str, Any]]) -> None:
         As plotly describes them; none to select nothing.
     """
     figure.plotly_relayout({"selections": [dict(one) for one in shapes]})
-    if not shapes:
-        # The browser keeps what it dims, which plotly.py does not know: only a change is sent.
-        for chosen in ([], None):
-            figure.update_traces(selectedpoints=chosen, selector={"type": "scattergl"})
+    dim(figure, not_selected=bool(shapes))
+
+
+def dim(figure: Any, *, not_selected: bool) -> None:
+    """Whether points that are not selected are faint: a browser goes on to take all for those when nothing is."""
+    figure.data[POINTS].unselected.marker.opacity = _FAINT if not_selected else _OPACITY
 
 
 def rectangle(box: Box) -> dict[str, Any]:

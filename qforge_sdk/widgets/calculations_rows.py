@@ -27,7 +27,7 @@ def table_columns(choice: Choice) -> list[Column]:
     return [
         Column("id", "calculation", is_number=True, can_sort=True),
         Column("name", "molecule"),
-        Column("formula", "formula"),
+        Column("formula", "formula", is_word=True),
         *(Column(name, heading(name), is_number=True, can_sort=True) for name in numbers),
         Column("method", "method", can_sort=True),
         Column("convergence_status", "status", can_sort=True),

@@ -52,7 +52,7 @@ def test_the_picture_has_charges_and_forces(client: Client):
     assert panel.viewer.color_by == "charge"
     assert panel.viewer.charge_limit == pytest.approx(0.56)
     assert panel.viewer.force_limit == pytest.approx(0.05)
-    assert "longest arrow: 0.05 hartree/bohr, on O 0" in panel._controls.words.value
+    assert "longest arrow: 0.05 hartree/bohr, on O 0" in panel._controls.words.lines[0][0]
 
 
 def test_the_table_of_atoms_has_the_norm_of_the_force(client: Client):

@@ -196,8 +196,10 @@ def test_a_selection_of_nothing_is_empty(chart: CalculationsPanel):
     assert chart.selected.empty
     assert chart.selected.dtypes.equals(chart._sources.calculations.query().dtypes)
     assert chart.table.nothing == "The selection is empty."
+    assert chart.figure.data[POINTS].unselected.marker.opacity < 0.2
     chart.clear.click()
     assert len(chart.table.rows) == 5
+    assert chart.figure.data[POINTS].unselected.marker.opacity == chart.figure.data[POINTS].marker.opacity
 
 
 def test_a_typed_box_selects_as_a_drawn_one(chart: CalculationsPanel):
