@@ -7,7 +7,7 @@ from typing import Any, Final
 import plotly.graph_objects as go
 import traitlets
 
-_CONFIG: Final = {"responsive": True, "displaylogo": False}
+_CONFIG: Final[dict[str, Any]] = {"responsive": True, "displaylogo": False}
 
 
 class Chart(go.FigureWidget):  # type: ignore[misc]
@@ -37,7 +37,8 @@ class Chart(go.FigureWidget):  # type: ignore[misc]
     @traitlets.validate("_config")  # type: ignore[untyped-decorator]
     def _whole_config(self, proposal: Any) -> dict[str, Any]:
         # plotly.py empties it while it opens the figure.
-        return _CONFIG | proposal["value"]
+        given: dict[str, Any] = proposal["value"]
+        return _CONFIG | given
 
     @traitlets.default("_widget_layout")  # type: ignore[untyped-decorator]
     def _first_layout(self) -> dict[str, Any]:
