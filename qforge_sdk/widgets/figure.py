@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import plotly.graph_objects as go
 import traitlets
+
+_CONFIG: Final[dict[str, Any]] = {"responsive": True, "displaylogo": False}
 
 
 class Chart(go.FigureWidget):  # type: ignore[misc]
@@ -27,6 +29,16 @@ class Chart(go.FigureWidget):  # type: ignore[misc]
     def _first_data(self) -> list[Any]:
         data: list[Any] = self._opening["data"]
         return data
+
+    @traitlets.default("_config")  # type: ignore[untyped-decorator]
+    def _first_config(self) -> dict[str, Any]:
+        return dict(_CONFIG)
+
+    @traitlets.validate("_config")  # type: ignore[untyped-decorator]
+    def _whole_config(self, proposal: Any) -> dict[str, Any]:
+        # plotly.py empties it while it opens the figure.
+        given: dict[str, Any] = proposal["value"]
+        return _CONFIG | given
 
     @traitlets.default("_widget_layout")  # type: ignore[untyped-decorator]
     def _first_layout(self) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class Panel(ipw.VBox):  # type: ignore[misc]
         super().__init__([bar, self.notice, self.content])
         self.add_class("qf-panel")
 
+    def __repr__(self) -> str:
+        # Instead of ipywidgets' list of all parts: what a notebook shows where no kernel runs.
+        return f"<{type(self).__name__}: a notebook with a running kernel shows it>"
+
     def update(self) -> None:
         """Read again and show it; what goes wrong is shown, not raised."""
         with self.reporting():

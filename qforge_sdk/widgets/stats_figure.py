@@ -75,9 +75,7 @@ def charts(shown: Overview, by: str, *, dark: bool = False, hidden: Collection[s
         trace.visible = "legendonly" if trace.legendgroup in hidden else True
         figure.add_trace(trace, row=row, col=col)
     figure.update_layout(_LAYOUT, template="plotly_dark" if dark else "plotly_white")
-    made = Chart(figure)
-    made._config = {"responsive": True, "displaylogo": False}
-    return made
+    return Chart(figure)
 
 
 def hidden_groups(figure: Any) -> set[str]:

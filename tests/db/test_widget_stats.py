@@ -228,3 +228,8 @@ def test_large_counts_have_short_ticks(client: Client):
         )
     panel = client.widgets.stats()
     assert panel.figure.layout.yaxis.tickformat == "~s"
+
+
+def test_a_line_stands_for_it_where_no_kernel_runs(client: Client):
+    bundle = client.widgets.stats()._repr_mimebundle_()
+    assert bundle["text/plain"] == "<StatsPanel: a notebook with a running kernel shows it>"

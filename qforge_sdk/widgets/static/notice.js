@@ -1,6 +1,7 @@
 // A line for what is being done or went wrong; it also tells Python whether the page is dark and whether anybody looks.
 const HEARTBEAT = 5000;
 const SETTLED = 100;
+const CHART = ".plot-container";
 
 function isDark() {
   const light = document.body.dataset.jpThemeLight;
@@ -29,8 +30,9 @@ function render({ model, el }) {
   let panel = null;
   const fit = () => requestAnimationFrame(() => window.dispatchEvent(new Event("resize")));
   const drawn = new MutationObserver((changes) => {
-    const added = changes.flatMap((change) => [...change.addedNodes]);
-    if (added.some((node) => node.classList?.contains("plot-container"))) setTimeout(fit, SETTLED);
+    const added = changes.flatMap((change) => [...change.addedNodes]).filter((node) => node instanceof Element);
+    // It is drawn in its place, or brought there when it has been drawn.
+    if (added.some((node) => node.matches(CHART) || node.querySelector(CHART))) setTimeout(fit, SETTLED);
   });
   const resized = new ResizeObserver(() => {
     if (!panel) {
