@@ -135,7 +135,9 @@ def _draw_density(figure: Any, drawing: Density, choice: Choice) -> None:
     cells = figure.data[DENSITY]
     cells.x, cells.y = drawing.x_edges, drawing.y_edges
     # A matrix is sent as JSON, which has no NaN.
-    cells.z = np.where(drawing.counts > 0, np.log10(np.maximum(drawing.counts, 1)), None)
+    tens = np.log10(np.maximum(drawing.counts, 1)).astype(object)
+    tens[drawing.counts == 0] = None
+    cells.z = tens
     cells.customdata = drawing.counts
     about = "" if drawing.sample is None else "about "
     cells.hovertemplate = (
