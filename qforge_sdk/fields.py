@@ -11,6 +11,10 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql import ColumnElement
 
 from qforge_sdk.db.models import (
+    BATCH_STATUSES,
+    CONVERGENCE_STATUSES,
+    EVENT_STATUSES,
+    ITEM_STATUSES,
     AtomicProperty,
     Base,
     BatchItem,
@@ -23,6 +27,12 @@ from qforge_sdk.errors import UnknownField
 from qforge_sdk.quantities import did_you_mean
 
 _HIDDEN: Final = frozenset({"metadata", "fingerprint", "lease_token", "lease_holder", "lease_expires_at"})
+_WORDS: Final[dict[tuple[type[Base], str], tuple[str, ...]]] = {
+    (Calculation, "convergence_status"): CONVERGENCE_STATUSES,
+    (BatchJob, "status"): BATCH_STATUSES,
+    (BatchItem, "status"): ITEM_STATUSES,
+    (EventLog, "status"): EVENT_STATUSES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,11 @@ class Field:
         """The table it belongs to."""
         model: type[Base] = self.attribute.parent.class_
         return model
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that it can hold; empty where that is any value of its kind."""
+        return _WORDS.get((self.model, self.name), ())
 
     def selected(self) -> ColumnElement[Any]:
         """The column as it is read: types that Arrow does not know, as text or bytes."""

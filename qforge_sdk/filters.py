@@ -181,6 +181,10 @@ def checked(field: Field, value: Any) -> Any:
         raise InvalidInput(
             f"{field.name} is compared with {wanted}, not with {value!r}", field=field.name, value=value
         )
+    if field.words and found not in field.words:
+        raise InvalidInput(
+            f"{field.name} is one of {', '.join(field.words)}, not {value!r}", field=field.name, value=value
+        )
     return found
 
 

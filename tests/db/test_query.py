@@ -138,6 +138,8 @@ def test_an_unknown_name_suggests_the_nearest(client: Client, call, word: str):
         ({"created_at": "yesterdayish"}, "date"),
         ({"user_id": "me"}, "uuid"),
         ({"metadata": {}}, "expression"),
+        ({"convergence_status": "failed"}, "one of converged, not_converged, error"),
+        ({"convergence_status": ["error", "failed"]}, "not 'failed'"),
     ],
 )
 def test_a_value_that_does_not_fit_its_column_is_refused(client: Client, filters: dict, reason: str):
