@@ -13,6 +13,8 @@ DELAY_SECONDS: Final = 2.0
 """What ends sooner shows no bar."""
 
 _TICK_SECONDS: Final = 0.5
+# From here on 12.3k says enough.
+_LARGE: Final = 10_000
 _ONLY_TIME: Final = "{desc}: {elapsed}{postfix}"
 
 
@@ -94,17 +96,26 @@ class ProgressBar:
         elif self.total is not None and self._bar.total != self.total:
             self._bar.reset(total=self.total)
             self._bar.start_t, self._bar.initial = self._began, self._skipped
-        self._bar.bar_format = None if self._done or self.total is not None else _ONLY_TIME
+        for name, value in self._format().items():
+            setattr(self._bar, name, value)
         self._bar.set_postfix_str(self.text, refresh=False)
         self._bar.update(self._done - self._bar.n)
+
+    def _format(self) -> dict[str, Any]:
+        """How the numbers are written, options of tqdm."""
+        is_counted = self._done or self.total is not None
+        return {
+            "bar_format": None if is_counted else _ONLY_TIME,
+            "unit_scale": max(self._done, self.total or 0) >= _LARGE,
+        }
 
     def _appear(self) -> Any:
         from tqdm.auto import tqdm
 
         # With a delay it draws nothing before it knows what ended meanwhile.
         bar: Any = tqdm(
-            total=self.total, initial=self._skipped, desc=self._description, unit=self._unit, unit_scale=True,
-            leave=False, delay=1e-9, bar_format=None if self._done or self.total is not None else _ONLY_TIME,
+            total=self.total, initial=self._skipped, desc=self._description, unit=self._unit, leave=False,
+            delay=1e-9, **self._format(),
         )  # fmt: skip
         bar.start_t, bar.n = self._began, self._done
         bar.set_postfix_str(self.text)

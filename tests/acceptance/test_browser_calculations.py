@@ -283,6 +283,7 @@ def test_pictures_on_light_and_dark_pages(lab: Lab, url: str, dense_url: str, da
     shown = notebook.run(1)
     select_by_lasso(notebook, shown)
     shown.get_by_label("colour").select_option("charge")
+    shown.locator("select").nth(3).select_option("GFN2-xTB")
     expect(shown.locator(".infolayer").get_by_text("total charge (e)")).to_be_visible(timeout=DRAWN)
     for place in (2, 4):
         shown.locator("tbody tr").nth(place).click()

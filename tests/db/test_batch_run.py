@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,14 +106,15 @@ def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 
 
 def test_a_batch_is_computed_and_every_item_is_stored_once(
-    client: Client, capsys: pytest.CaptureFixture[str]
+    client: Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("qforge_sdk.progress.DELAY_SECONDS", 0.0)
     key = batch(client)
 
     report = run(client, "screen", workers=2, progress=True)
 
     assert_whole(client, key, completed=8)
-    assert "screen: 100%" in capsys.readouterr().err
+    assert re.search(r"screen: +\d+%\|.* \d/8 ", capsys.readouterr().err)
     assert (report.n_items, report.n_completed, report.n_left, report.n_run) == (8, 8, 0, 8)
     assert not report.interrupted
     frame = client.calculations.query(order_by="id", columns=["smiles", "energy", "gap", "id", "metadata"])
