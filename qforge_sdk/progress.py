@@ -96,6 +96,7 @@ class ProgressBar:
         elif self.total is not None and self._bar.total != self.total:
             self._bar.reset(total=self.total)
             self._bar.start_t, self._bar.initial = self._began, self._skipped
+            self._bar.n = self._bar.last_print_n = self._skipped
         for name, value in self._format().items():
             setattr(self._bar, name, value)
         self._bar.set_postfix_str(self.text, refresh=False)
