@@ -27,7 +27,7 @@ QUANTITIES_SHOWN: Final = [
 ]
 COLORS: Final = {"nothing": None, "method": "method", "charge": "total_charge"}
 _BINS: Final = (80, 60)
-_SAMPLE: Final = 50_000
+_SAMPLE: Final = 30_000
 # Fewer rows of a sample say too little of where the others lie.
 _LEAST_SAMPLED: Final = 5_000
 _MOST_GROUPS: Final = 8
