@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -23,11 +22,11 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-import psutil
 from sqlalchemy import Connection, text
 
 import qforge_sdk as qf
-from benchmarks.timing import interleaved, print_table
+from benchmarks.timing import print_table
+from benchmarks.turns import in_turns
 from qforge_sdk.chem import Geometry, geometry_from_smiles
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.compute import Parameters, get_engine
@@ -43,6 +42,10 @@ from qforge_sdk.db.work import Item, Work
 from qforge_sdk.errors import ComputationFailed
 
 BARE = "geometry + tblite, bare loop"
+ONE = "batches.run, 1 process"
+TWO = "batches.run, 2 processes"
+# Some claims long: what is stopped in the middle of one makes its next claims smaller.
+TURN_SECONDS = 5.0
 # What a worker claims at most, and the mean of the shipped molecules.
 GROUP = 64
 ATOMS = 23
@@ -74,34 +77,6 @@ class Nothing:
         return self._result
 
 
-class Clock:
-    """Processor time of what runs here, of its processes that have ended, and of the database server.
-
-    Parameters
-    ----------
-    data_dir
-        Of the server.
-    """
-
-    def __init__(self, data_dir: Path) -> None:
-        self._server = psutil.Process(int((data_dir / "pgdata" / "postmaster.pid").read_text().splitlines()[0]))
-        self.seconds: dict[str, list[float]] = {}
-
-    def timed(self, name: str, call: Callable[[], object]) -> Callable[[], None]:
-        def run() -> None:
-            before = self._now()
-            call()
-            self.seconds.setdefault(name, []).append(self._now() - before)
-
-        return run
-
-    def _now(self) -> float:
-        ours = psutil.Process().cpu_times()
-        theirs = [one.cpu_times() for one in (self._server, *self._server.children())]
-        spent = sum(ours[:4]) + sum(sum(times[:2]) for times in theirs) + sum(theirs[0][2:4])
-        return float(spent)
-
-
 def molecules(count: int) -> list[str]:
     """Shipped molecules, the same ones each time."""
     smiles = sorted(filter(None, load_sample().molecules["smiles"].to_pylist()))
@@ -109,47 +84,66 @@ def molecules(count: int) -> list[str]:
     return smiles[:count]
 
 
-def bare_loop(smiles: list[str]) -> None:
+def bare_loop(smiles: list[str]) -> Callable[[], None]:
     """Geometry and engine, one after the other, nothing stored."""
     engine = get_engine("tblite")
-    for one in smiles:
-        with suppress(ComputationFailed):
-            conformer = geometry_from_smiles(one)
-            engine.run(conformer.geometry, charge=conformer.charge, unpaired_electrons=conformer.unpaired_electrons)
+
+    def loop() -> None:
+        for one in smiles:
+            with suppress(ComputationFailed):
+                conformer = geometry_from_smiles(one)
+                engine.run(
+                    conformer.geometry, charge=conformer.charge, unpaired_electrons=conformer.unpaired_electrons
+                )
+
+    return loop
 
 
-def end_to_end(count: int, repeats: int) -> None:
+def batch_run(url: str, batch_id: int, workers: int) -> Callable[[], None]:
+    """A batch, as its user runs it."""
+    client = qf.connect(url)
+
+    def run() -> None:
+        report = client.batches.run(batch_id, workers=workers, progress=False)
+        assert report.n_left == 0, report
+
+    return run
+
+
+def end_to_end(count: int, rounds: int) -> None:
     """A batch beside the bare loop over the same molecules."""
     smiles = molecules(count)
-    numbers = itertools.count()
+    measured: dict[str, list[float]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="qforge-bench-") as folder,
         qf.connect(data_dir=Path(folder) / "db") as client,
     ):
         keys = client.molecules.bulk_load({"smiles": smiles}, progress=False).ids.tolist()
-        waiting = [client.batches.create("first", molecules=keys)]
+        url = client.engine.url.render_as_string(hide_password=False)
+        for number in range(1, rounds + 1):
+            batches = {workers: client.batches.create(f"{number}.{workers}", molecules=keys).id for workers in (1, 2)}
+            seconds = in_turns(
+                {
+                    BARE: (bare_loop, (smiles,)),
+                    ONE: (batch_run, (url, batches[1], 1)),
+                    TWO: (batch_run, (url, batches[2], 2)),
+                },
+                turn_seconds=TURN_SECONDS,
+            )
+            print(f"round {number}: {_ratios(seconds)}", flush=True)
+            for name, value in seconds.items():
+                measured.setdefault(name, []).append(value)
+    medians = {name: median(values) for name, values in measured.items()}
+    title = f"{count:,} shipped molecules, end to end, in turns of {TURN_SECONDS:g} s, median of {rounds}"
+    print_table(title, medians, base=BARE, rows=count)
+    print(f"all rounds together: {_ratios({name: sum(values) for name, values in measured.items()})}")
 
-        def run(workers: int) -> None:
-            report = client.batches.run(waiting[-1], workers=workers, progress=False)
-            assert report.n_left == 0, report
 
-        contestants = {
-            BARE: lambda: bare_loop(smiles),
-            "batches.run, 1 process": lambda: run(1),
-            "batches.run, 2 processes": lambda: run(2),
-        }
-        clock = Clock(Path(folder) / "db")
-        seconds = interleaved(
-            {name: clock.timed(name, call) for name, call in contestants.items()},
-            repeats=repeats,
-            warm_up=False,
-            afterwards=lambda: waiting.append(client.batches.create(f"batch {next(numbers)}", molecules=keys)),
-        )
-    print_table(f"{count:,} shipped molecules, end to end", seconds, base=BARE, rows=count)
-    one, two = seconds["batches.run, 1 process"], seconds["batches.run, 2 processes"]
-    print(f"one process takes {one / seconds[BARE]:.3f} times the bare loop; two are {one / two:.2f} times as fast")
-    processor = {name: median(times) for name, times in clock.seconds.items()}
-    print_table("the same in processor time, the server's included", processor, base=BARE, rows=count)
+def _ratios(seconds: Mapping[str, float]) -> str:
+    return (
+        f"one process takes {seconds[ONE] / seconds[BARE]:.3f} times the bare loop; "
+        f"two are {seconds[ONE] / seconds[TWO]:.2f} times as fast"
+    )
 
 
 def work_through(url: str, batch_id: int, atoms: int) -> int:
@@ -222,11 +216,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--molecules", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     before = os.getloadavg()
     claim_and_finish(options.rows)
-    end_to_end(options.molecules, options.repeats)
+    end_to_end(options.molecules, options.rounds)
     loads = " ".join(f"{load:.1f}" for load in (*before, *os.getloadavg()))
     print(f"load of the machine (1, 5, 15 minutes) before and after: {loads}")
 

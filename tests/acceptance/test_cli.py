@@ -35,9 +35,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run ``qforge`` with arguments, in a terminal wide enough not to fold words."""
-    monkeypatch.setenv("COLUMNS", "200")
+def run(wide_terminal: None) -> Run:
+    """Run ``qforge`` with arguments."""
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -150,10 +149,13 @@ def test_run_computes_a_batch_and_tells_what_failed(database_url: str, run: Run)
 def running(url: str, client: qf.Client, *before: str) -> Iterator[subprocess.Popen[str]]:
     """``qforge run`` at work on an item that takes long."""
     key = client.batches.create("screen", molecules=["C" * 120]).id
+    # Whoever runs the tests may have told them to outlive their terminal.
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with subprocess.Popen(
         [*before, sys.executable, "-m", "qforge_sdk.cli", "run", "screen", "--workers", "1", "--url", url],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
+        signal.signal(signal.SIGHUP, ours)
         deadline = time.monotonic() + 60
         while client.batches.progress(key)["processing"] == 0 and time.monotonic() < deadline:
             time.sleep(0.05)

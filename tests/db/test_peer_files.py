@@ -539,9 +539,8 @@ def test_records_are_read_no_further_than_a_few_groups_ahead(trajectory: Path, m
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Any:
+def run(wide_terminal: None, database_url: str) -> Any:
     """``qforge load`` on the test's database."""
-    monkeypatch.setenv("COLUMNS", "200")
 
     def load_it(*arguments: object) -> Result:
         return CliRunner().invoke(app, ["load", *(str(one) for one in arguments), "--url", database_url])
