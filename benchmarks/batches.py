@@ -11,9 +11,9 @@ import random
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -26,7 +26,7 @@ from sqlalchemy import Connection, text
 
 import qforge_sdk as qf
 from benchmarks.timing import print_table
-from benchmarks.turns import in_turns
+from benchmarks.turns import Contestant, in_turns
 from qforge_sdk.chem import Geometry, geometry_from_smiles
 from qforge_sdk.chem.result import XtbResult
 from qforge_sdk.compute import Parameters, get_engine
@@ -44,8 +44,10 @@ from qforge_sdk.errors import ComputationFailed
 BARE = "geometry + tblite, bare loop"
 ONE = "batches.run, 1 process"
 TWO = "batches.run, 2 processes"
-# Some claims long: what is stopped in the middle of one makes its next claims smaller.
-TURN_SECONDS = 5.0
+WORKERS = {ONE: 1, TWO: 2}
+# The speed of a shared processor changes within seconds. What is stopped in the middle of a claim makes its next ones
+# smaller, which counts against us.
+TURN_SECONDS = 1.0
 # What a worker claims at most, and the mean of the shipped molecules.
 GROUP = 64
 ATOMS = 23
@@ -111,39 +113,48 @@ def batch_run(url: str, batch_id: int, workers: int) -> Callable[[], None]:
 
 
 def end_to_end(count: int, rounds: int) -> None:
-    """A batch beside the bare loop over the same molecules."""
+    """A batch on one process beside the bare loop over the same molecules, and beside one on two processes."""
     smiles = molecules(count)
-    measured: dict[str, list[float]] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="qforge-bench-") as folder,
-        qf.connect(data_dir=Path(folder) / "db") as client,
-    ):
-        keys = client.molecules.bulk_load({"smiles": smiles}, progress=False).ids.tolist()
-        url = client.engine.url.render_as_string(hide_password=False)
+    pairs: dict[tuple[str, str], list[dict[str, float]]] = {(BARE, ONE): [], (ONE, TWO): []}
+    with tempfile.TemporaryDirectory(prefix="qforge-bench-") as folder, ExitStack() as stack:
+        # Who is stopped in the middle of a transaction must keep nobody waiting: a database for each.
+        clients = {
+            name: stack.enter_context(qf.connect(data_dir=Path(folder) / str(workers)))
+            for name, workers in WORKERS.items()
+        }
+        keys = {
+            name: client.molecules.bulk_load({"smiles": smiles}, progress=False).ids.tolist()
+            for name, client in clients.items()
+        }
+
+        def contestant(name: str, batch: str) -> Contestant:
+            if name == BARE:
+                return bare_loop, (smiles,)
+            client = clients[name]
+            key = client.batches.create(batch, molecules=keys[name]).id
+            return batch_run, (client.engine.url.render_as_string(hide_password=False), key, WORKERS[name])
+
         for number in range(1, rounds + 1):
-            batches = {workers: client.batches.create(f"{number}.{workers}", molecules=keys).id for workers in (1, 2)}
-            seconds = in_turns(
-                {
-                    BARE: (bare_loop, (smiles,)),
-                    ONE: (batch_run, (url, batches[1], 1)),
-                    TWO: (batch_run, (url, batches[2], 2)),
-                },
-                turn_seconds=TURN_SECONDS,
-            )
-            print(f"round {number}: {_ratios(seconds)}", flush=True)
-            for name, value in seconds.items():
-                measured.setdefault(name, []).append(value)
-    medians = {name: median(values) for name, values in measured.items()}
-    title = f"{count:,} shipped molecules, end to end, in turns of {TURN_SECONDS:g} s, median of {rounds}"
-    print_table(title, medians, base=BARE, rows=count)
-    print(f"all rounds together: {_ratios({name: sum(values) for name, values in measured.items()})}")
+            for pair, measured in pairs.items():
+                contestants = {name: contestant(name, f"{number} {pair}") for name in pair}
+                measured.append(in_turns(contestants, turn_seconds=TURN_SECONDS))
+            against_bare, against_two = (ratios(pair, measured)[-1] for pair, measured in pairs.items())
+            print(f"round {number}: {_said(against_bare, against_two)}", flush=True)
+    for pair, measured in pairs.items():
+        seconds = {name: median(one[name] for one in measured) for name in pair}
+        title = f"{count:,} shipped molecules, end to end, in turns of {TURN_SECONDS:g} s, median of {rounds}"
+        print_table(title, seconds, base=pair[0], rows=count)
+    print(f"median: {_said(*(median(ratios(pair, measured)) for pair, measured in pairs.items()))}")
 
 
-def _ratios(seconds: Mapping[str, float]) -> str:
-    return (
-        f"one process takes {seconds[ONE] / seconds[BARE]:.3f} times the bare loop; "
-        f"two are {seconds[ONE] / seconds[TWO]:.2f} times as fast"
-    )
+def ratios(pair: tuple[str, str], measured: Sequence[Mapping[str, float]]) -> list[float]:
+    """Time of the second as a multiple of the first one's, round by round."""
+    first, second = pair
+    return [one[second] / one[first] for one in measured]
+
+
+def _said(against_bare: float, against_two: float) -> str:
+    return f"one process takes {against_bare:.3f} times the bare loop; two are {1 / against_two:.2f} times as fast"
 
 
 def work_through(url: str, batch_id: int, atoms: int) -> int:

@@ -16,10 +16,12 @@ from typing import Any
 
 import psutil
 
+Make = Callable[..., Callable[[], object]]
+Contestant = tuple[Make, tuple[Any, ...]]
+"""A function and its arguments, which pickle; what it returns is called and timed."""
 
-def in_turns(
-    contestants: Mapping[str, tuple[Callable[..., Callable[[], object]], tuple[Any, ...]]], *, turn_seconds: float
-) -> dict[str, float]:
+
+def in_turns(contestants: Mapping[str, Contestant], *, turn_seconds: float) -> dict[str, float]:
     """Seconds that each contestant had until it ended.
 
     Each runs in a process of its own, which is stopped, with every process that it started, while others have their
@@ -28,7 +30,7 @@ def in_turns(
     Parameters
     ----------
     contestants
-        Name to a function and its arguments, which pickle; what it returns is called and timed.
+        By name.
     turn_seconds
         Length of a turn.
 
@@ -54,7 +56,7 @@ def in_turns(
 class _Runner:
     """One contestant's processes."""
 
-    def __init__(self, make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, make: Make, arguments: tuple[Any, ...]) -> None:
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_contest, args=(theirs, make, arguments))
@@ -105,7 +107,7 @@ def _tell(number: signal.Signals, processes: list[psutil.Process]) -> None:
             process.send_signal(number)
 
 
-def _contest(connection: Connection, make: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> None:
+def _contest(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
     run = make(*arguments)
     connection.send("ready")
     connection.recv()
