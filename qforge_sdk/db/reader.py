@@ -69,10 +69,11 @@ class ArrowReader:
         Raises
         ------
         InvalidInput
-            A placeholder has no value, or a value is of a type that SQL does not know.
+            A placeholder has no value, a value no placeholder, or a value is of a type that SQL does not know.
         """
         if isinstance(statement, str):
             text, values = statement, params
+            _require_placeholders(text, params)
         else:
             compiled = statement.compile(dialect=self.engine.dialect, compile_kwargs={"render_postcompile": True})
             text, values = str(compiled), compiled.params
@@ -86,12 +87,7 @@ class ArrowReader:
             try:
                 return str(cursor.mogrify(text, values).decode())
             except (KeyError, IndexError, TypeError, ValueError) as exc:
-                raise InvalidInput(
-                    f"the SQL's placeholders and its parameters do not fit: {exc}; write %(name)s for each parameter "
-                    "and %% for a literal percent sign",
-                    field="params",
-                    value=params,
-                ) from exc
+                raise _misfit(str(exc), params) from exc
 
     def read(
         self, statement: ClauseElement | str, params: Mapping[str, Any] | Sequence[Any] | None = None
@@ -261,6 +257,23 @@ class ArrowReader:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _require_placeholders(text: str, params: Mapping[str, Any] | Sequence[Any] | None) -> None:
+    """Refuse values by name that the text does not use: psycopg2 passes over them."""
+    names = params if isinstance(params, Mapping) else ()
+    for name in names:
+        if f"%({name})" not in text:
+            raise _misfit(f"there is no %({name})s for {name!r}", params)
+
+
+def _misfit(reason: str, params: Any) -> InvalidInput:
+    return InvalidInput(
+        f"the SQL's placeholders and its parameters do not fit: {reason}; write %(name)s for each parameter "
+        "and %% for a literal percent sign",
+        field="params",
+        value=params,
+    )
 
 
 def _close_all(connections: list[Any]) -> None:
