@@ -130,7 +130,8 @@ class Batches(BatchPages):
         status
             pending, in_progress, completed or failed; its start and end times follow.
         parameters
-            For the next :meth:`run`, instead of those that are stored; one that is at work goes on with its own.
+            All of them, for the next :meth:`run`: what is not named goes back to its default. A run that is at work
+            goes on with its own.
 
         Returns
         -------
