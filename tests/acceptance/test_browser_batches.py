@@ -22,8 +22,12 @@ DRUGS = {
     "caffeine": "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
     "ibuprofen": "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
 }
-ALKANES = ("hexane", "heptane", "octane", "nonane", "decane", "undecane", "dodecane", "tridecane", "tetradecane")
-CHAINS = {name: "C" * n for n, name in enumerate(ALKANES, 6)}
+# They keep a fast machine busy for several looks of a board that has been idle.
+ALKANES = (
+    "dodecane", "tridecane", "tetradecane", "pentadecane", "hexadecane", "heptadecane", "octadecane", "nonadecane",
+    "icosane",
+)  # fmt: skip
+CHAINS = {name: "C" * n for n, name in enumerate(ALKANES, 12)}
 MOLECULES = {**dict(list(CHAINS.items())[:4]), "oganesson": "[Og]", **DRUGS, "water": "O", **CHAINS}
 
 CONNECT = """
