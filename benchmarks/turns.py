@@ -1,4 +1,4 @@
-"""Programs that take turns on the processors, a few seconds each, until each has ended.
+"""Programs that take short turns on the processors until each has ended.
 
 What takes a minute cannot be compared by whole runs where other programs share the machine: its speed changes within
 the minute. In turns each contestant meets the same minutes.

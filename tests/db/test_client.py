@@ -124,7 +124,9 @@ def test_sql_takes_parameters_and_leaves_bare_percent_signs_alone(client: Client
     )
     assert found["name"].tolist() == ["100% ethanol"]
     with pytest.raises(qf.InvalidInput, match="placeholders"):
-        client.sql("SELECT %(missing)s", {})
+        client.sql("SELECT %(missing)s", {"other": 1})
+    with pytest.raises(qf.InvalidInput, match="placeholders"):
+        client.sql("SELECT %(one)s, %(missing)s", {"one": 1})
     with pytest.raises(qf.InvalidInput, match=r"no %\(n\)s for 'n'"):
         client.sql("SELECT :n", {"n": 1})
 
