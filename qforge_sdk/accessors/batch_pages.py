@@ -30,13 +30,36 @@ class BatchPages(Paged):
     _table = BATCHES
     _record = BatchJobResponse
 
-    def items(self, batch_id: int, **options: Any) -> pd.DataFrame:
+    def get(self, id: int | str | BatchJobResponse) -> BatchJobResponse:  # noqa: A002
+        """One batch as a record.
+
+        Parameters
+        ----------
+        id
+            Its key, its name, or a record of it, which is read again.
+
+        Returns
+        -------
+        BatchJobResponse
+            As it is stored now.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        InvalidInput
+            Several batches have that name.
+        """
+        record: BatchJobResponse = super().get(id)  # type: ignore[arg-type]  # _row() knows names and records
+        return record
+
+    def items(self, batch_id: int | str | BatchJobResponse, **options: Any) -> pd.DataFrame:
         """Items of a batch with their molecules.
 
         Parameters
         ----------
         batch_id
-            Key of the batch.
+            The batch's key, name or record.
         **options
             Filters and options of ``query``, such as ``status="failed"``, ``limit=50``.
 
@@ -50,17 +73,17 @@ class BatchPages(Paged):
         NotFound
             No such batch, or it is another tenant's.
         """
-        self.get(batch_id)
+        key = self.get(batch_id).id
         query = Query(self._context.reader, BATCH_ITEMS)
         order = options.pop("order_by", "id")
         limit, columns, units = (options.pop(name, None) for name in ("limit", "columns", "units"))
-        query = query.where(batch_id=batch_id, **options).limit(limit)
+        query = query.where(batch_id=key, **options).limit(limit)
         query = query.order_by(*([order] if isinstance(order, str) else order))
         return (query if columns is None else query.select(columns)).df(units=units)
 
     def items_page(
         self,
-        batch_id: int,
+        batch_id: int | str | BatchJobResponse,
         *,
         order_by: str = "id",
         limit: int = 24,
@@ -76,7 +99,7 @@ class BatchPages(Paged):
         Parameters
         ----------
         batch_id
-            Key of the batch.
+            The batch's key, name or record.
         order_by, limit, after, before, count, columns, units, **filters
             As in :meth:`page`. Pages sorted by ``id`` or ``status`` are as fast anywhere among millions; without a
             filter, or filtered by ``status``, their count is exact.
@@ -110,13 +133,13 @@ class BatchPages(Paged):
             Part(batch.id, batch.user_id, slices),
         )
 
-    def progress(self, batch_id: int) -> pd.Series[int]:
+    def progress(self, batch_id: int | str | BatchJobResponse) -> pd.Series[int]:
         """Items of a batch counted by status.
 
         Parameters
         ----------
         batch_id
-            Key of the batch.
+            The batch's key, name or record.
 
         Returns
         -------
@@ -129,12 +152,10 @@ class BatchPages(Paged):
             No such batch, or it is another tenant's.
         """
         with self._context.session() as session:
-            self._row(session, batch_id)
+            key = self._row(session, batch_id).id
             counted = dict(
                 session.execute(
-                    select(BatchItem.status, func.count())
-                    .where(BatchItem.batch_id == batch_id)
-                    .group_by(BatchItem.status)
+                    select(BatchItem.status, func.count()).where(BatchItem.batch_id == key).group_by(BatchItem.status)
                 ).all()
             )
         counts = {status: counted.get(status, 0) for status in ITEM_STATUSES}
@@ -195,7 +216,7 @@ class BatchPages(Paged):
         if not interval >= 0:
             raise InvalidInput(f"interval is a number of seconds, not {interval!r}", field="interval", value=interval)
         with self._context.session() as session:
-            key = self._batch(session, batch).id
+            key = self._row(session, batch).id
         return Watch(lambda: self.get(key), interval=interval)
 
     def failures(self, batch: int | str | BatchJobResponse, *, among: int | None = None) -> pd.DataFrame:
@@ -226,24 +247,24 @@ class BatchPages(Paged):
         if among is not None and (whole(among) or 0) < 1:
             raise InvalidInput(f"among is a whole number from 1 on, not {among!r}", field="among", value=among)
         with self._context.session() as session:
-            found = self._items(session, self._batch(session, batch)).failures(among=among)
+            found = self._items(session, self._row(session, batch)).failures(among=among)
         frame = pd.DataFrame(found, columns=list(Failure._fields))
         return frame.astype(dict.fromkeys(("items", "item_id", "molecule_id"), "int64")).astype(
             dict.fromkeys(("code", "smiles", "message"), "str")
         )
 
-    def _batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
+    def _row(self, session: Session, key: object) -> BatchJob:
         """The batch of a key, a name or a record."""
-        if not isinstance(batch, str):
-            row: BatchJob = self._row(session, batch.id if isinstance(batch, BatchJobResponse) else batch)
+        if not isinstance(key, str):
+            row: BatchJob = super()._row(session, key.id if isinstance(key, BatchJobResponse) else key)
             return row
-        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == batch).order_by(BatchJob.id)).all()
+        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == key).order_by(BatchJob.id)).all()
         found = [row for row in named if row.user_id == self._context.tenant] or named
         if not found:
-            raise NotFound(f"there is no batch {batch!r}", entity="batch_jobs", key=batch)
+            raise NotFound(f"there is no batch {key!r}", entity="batch_jobs", key=key)
         if len(found) > 1:
             keys = ", ".join(str(row.id) for row in found[:10])
-            raise InvalidInput(f"several batches are named {batch!r}: give a key, {keys}", field="batch", value=batch)
+            raise InvalidInput(f"several batches are named {key!r}: give a key, {keys}", field="batch", value=key)
         return found[0]
 
     @staticmethod

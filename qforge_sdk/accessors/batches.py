@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk import program_events
-from qforge_sdk.accessors.base import key_of, not_found
+from qforge_sdk.accessors.base import key_of
 from qforge_sdk.accessors.batch_pages import BatchPages
 from qforge_sdk.compute import Engine, Parameters
 from qforge_sdk.compute.parameters import read_parameters
@@ -116,7 +116,7 @@ class Batches(BatchPages):
 
     def update(
         self,
-        id: int,  # noqa: A002
+        id: int | str | BatchJobResponse,  # noqa: A002
         *,
         status: str | None = None,
         parameters: dict[str, Any] | None = None,
@@ -126,7 +126,7 @@ class Batches(BatchPages):
         Parameters
         ----------
         id
-            Its key.
+            Its key, its name or its record.
         status
             pending, in_progress, completed or failed; its start and end times follow.
         parameters
@@ -153,7 +153,7 @@ class Batches(BatchPages):
                 row.parameters = parameters
                 session.flush()
             if status is not None:
-                crud.update_batch_job_status(session, id, status)
+                crud.update_batch_job_status(session, row.id, status)
             session.refresh(row)
             return BatchJobResponse.model_validate(row)
 
@@ -221,7 +221,7 @@ class Batches(BatchPages):
         from qforge_sdk.compute.runner import make_job, run
 
         with self._context.session() as session:
-            row = self._own_batch(session, batch)
+            row = self._own_row(session, batch)
         job = make_job(
             self._context.engine,
             self._context.scope,
@@ -277,7 +277,7 @@ class Batches(BatchPages):
             one_of(code, _CODES, field="where")
         keys = None if items is None else [key_of(key, "batch_items") for key in items]
         with self._context.session() as session:
-            stored = self._items(session, self._own_batch(session, batch))
+            stored = self._items(session, self._own_row(session, batch))
             return stored.retry(codes) if keys is None else stored.retry_items(keys)
 
     def cancel(self, batch: int | str | BatchJobResponse) -> int:
@@ -300,7 +300,7 @@ class Batches(BatchPages):
             No such batch, or it is not yours to change.
         """
         with self._context.session() as session:
-            row = self._own_batch(session, batch)
+            row = self._own_row(session, batch)
             items = self._items(session, row)
             skipped = items.cancel()
             if skipped:
@@ -314,13 +314,13 @@ class Batches(BatchPages):
                 insert_events(items.connection, items.work, [{**event, "entity_id": row.id}])
             return skipped
 
-    def delete(self, id: int) -> None:  # noqa: A002
+    def delete(self, id: int | str | BatchJobResponse) -> None:  # noqa: A002
         """Delete a batch and its items; the calculations stay.
 
         Parameters
         ----------
         id
-            Its key.
+            Its key, its name or its record.
 
         Raises
         ------
@@ -332,12 +332,6 @@ class Batches(BatchPages):
             # Items first, as the workers lock them.
             session.execute(delete(BatchItem).where(BatchItem.batch_id == row.id))
             session.delete(row)
-
-    def _own_batch(self, session: Session, batch: int | str | BatchJobResponse) -> BatchJob:
-        row = self._batch(session, batch)
-        if not self._context.may_change(row.user_id):
-            raise not_found(BatchJob, batch)
-        return row
 
 
 def _molecule_keys(session: Session, molecules: Any, owner: Any) -> list[int]:

@@ -43,10 +43,12 @@ class AccessReport(Record):
     login: str
     role: str = Field(description="Role that acts after the scope was opened")
     user_id: str | None = Field(description="The tenant, None for the service")
-    attributes: dict[str, bool] = Field(description="Role attributes of the login")
+    attributes: dict[str, bool] = Field(description="Role attributes of the login", repr=False)
     memberships: tuple[str, ...] = Field(description="Roles that the login can act as")
-    tables: tuple[TableAccess, ...]
-    functions: tuple[FunctionAccess, ...]
+    tables: tuple[TableAccess, ...] = Field(description="What holds each table's rows", repr=False)
+    functions: tuple[FunctionAccess, ...] = Field(
+        description="Helper functions that the policies rest on", repr=False
+    )
     problems: tuple[str, ...] = Field(description="Why a tenant would not hold, each with its cure")
 
 

@@ -360,6 +360,23 @@ def test_a_batch_is_named_by_key_name_or_record(client: Client) -> None:
         client.batches.run("screen")
 
 
+@pytest.mark.parametrize("way", ["key", "name", "record"])
+def test_whatever_takes_a_batch_takes_its_key_name_or_record(client: Client, way: str) -> None:
+    record = client.batches.create("screen", molecules=["C", "CC"])
+    client.batches.create("other", molecules=["CCC"])
+    it: Any = {"key": record.id, "name": "screen", "record": record}[way]
+
+    assert client.batches.get(it) == record
+    assert client.batches.items(it)["smiles"].tolist() == ["C", "CC"]
+    assert client.batches.items_page(it).count == client.batches.progress(it)["pending"] == 2
+    assert client.batches.update(it, parameters={"optimize": True}).id == record.id
+    assert client.batches.get(it).parameters == {"optimize": True}  # read again, also by a record that was older
+    client.batches.delete(it)
+    with pytest.raises(qf.NotFound):
+        client.batches.get(it)
+    assert client.batches.query()["batch_name"].tolist() == ["other"]
+
+
 def test_an_engine_that_no_worker_can_import_is_told(client: Client) -> None:
     key = batch(client, ["C"])
     engine = type("Local", (Repulsion,), {"__module__": "not_there", "__qualname__": "Local"})()
