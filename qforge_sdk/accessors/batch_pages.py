@@ -14,11 +14,11 @@ from qforge_sdk.accessors.paging import Paged, Part, Request, page_of
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.db.activity import Activity, activity
 from qforge_sdk.db.batches import BatchItems, Failure
-from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob
+from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob, Calculation
 from qforge_sdk.db.pages import Slices
 from qforge_sdk.db.work import Work
 from qforge_sdk.errors import InvalidInput, NotFound
-from qforge_sdk.fields import BATCH_ITEMS, BATCHES
+from qforge_sdk.fields import BATCH_ITEMS, BATCHES, CALCULATIONS
 from qforge_sdk.filters import whole
 from qforge_sdk.query import Query
 from qforge_sdk.schemas import BatchJobResponse, Page
@@ -80,6 +80,33 @@ class BatchPages(Paged):
         query = query.where(batch_id=key, **options).limit(limit)
         query = query.order_by(*([order] if isinstance(order, str) else order))
         return (query if columns is None else query.select(columns)).df(units=units)
+
+    def results(self, batch: int | str | BatchJobResponse) -> Query:
+        """The calculations of a batch, as far as it is.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+
+        Returns
+        -------
+        Query
+            Of calculations, those that ``reuse`` linked included; one a completed item. Nothing is read until one of
+            its endings is called, such as ``results("screen").order_by("-dipole").limit(20).df()`` or
+            ``results("screen").to_parquet("screen.parquet")``.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is another tenant's.
+        """
+        with self._context.session() as session:
+            row = self._row(session, batch)
+        linked = select(BatchItem.calculation_id).where(
+            BatchItem.batch_id == row.id, BatchItem.user_id == row.user_id, BatchItem.status == "completed"
+        )
+        return Query(self._context.reader, CALCULATIONS).where(Calculation.id.in_(linked))
 
     def items_page(
         self,

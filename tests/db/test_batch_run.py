@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import text
 
@@ -618,6 +619,30 @@ def test_a_worker_says_that_the_database_is_gone_also_when_it_is_relieved() -> N
     assert (done.returncode, done.stdout) == (0, "ConnectionFailed\n"), done.stderr
 
 
+def test_the_results_of_a_batch_are_a_query_of_its_calculations(client: Client, tmp_path: Path) -> None:
+    key = batch(client, ALKANES[:4])
+    assert client.batches.results("screen").count() == 0
+    client.calculations.create(smiles="CC", energy=-1.0, method="repulsion", convergence_status="not_converged")
+    run(client, key, Repulsion(fails_on="CCC"))
+    linked = client.batches.create("again", molecules=ALKANES[1:3], parameters=PARAMETERS, reuse=True)
+
+    results = client.batches.results(key)
+
+    items = client.batches.items(key, status="completed")
+    assert results.order_by("molecule_id").df()["id"].tolist() == items["calculation_id"].tolist()
+    assert results.count() == 3
+    largest = results.where(energy=(0, None)).order_by("-energy").limit(2).select(["smiles"])
+    assert largest.df()["smiles"].tolist() == ["CCCC", "CC"]
+    hartree, electronvolt = (
+        results.order_by("id").df(units={"energy": unit})["energy"] for unit in ("hartree", "eV")
+    )
+    assert (electronvolt / hartree).tolist() == pytest.approx([27.211386] * 3)
+    assert pq.read_table(results.to_parquet(tmp_path / "screen.parquet")).num_rows == 3
+    assert client.batches.results(linked).df()["smiles"].tolist() == ["CC"]
+    with pytest.raises(qf.NotFound, match="no batch 'scren'"):
+        client.batches.results("scren")
+
+
 # Results that are there already -------------------------------------------------------------------------------------
 
 
@@ -685,6 +710,8 @@ def test_a_tenant_runs_its_own_batch_and_no_other(
                 refused(other)
     with pytest.raises(qf.NotFound):
         mine.batches.failures(bobs)
+    with pytest.raises(qf.NotFound):
+        mine.batches.results(bobs)
     assert mine.batches.failures(public).empty
     key = mine.batches.create("screen", molecules=client.molecules.query(user_id=str(qf.db.models.PUBLIC_USER_ID)),
                               parameters=PARAMETERS).id  # fmt: skip
@@ -692,6 +719,8 @@ def test_a_tenant_runs_its_own_batch_and_no_other(
     report = run(mine, "screen")
 
     assert (report.batch_id, report.n_completed) == (key, 2)
+    assert mine.batches.results("screen").count() == 2
+    assert mine.batches.results(public).count() == 0
     owners = client.sql(
         "SELECT DISTINCT user_id::text AS owner FROM calculations UNION "
         "SELECT DISTINCT user_id::text FROM event_logs WHERE recorded_by = 'program'"
