@@ -373,14 +373,17 @@ def test_a_worker_in_a_scope_neither_claims_nor_ends_another_s_items(
             assert release(connection, work, token) == 1
 
 
-@pytest.mark.parametrize("verb", ["watch", "failures", "items", "items_page", "progress", "get"])
+READING = ["watch", "failures", "items", "items_page", "progress", "results", "get"]
+
+
+@pytest.mark.parametrize("verb", READING)
 def test_another_s_batch_is_not_watched(alice: qf.Client, rows: dict[str, Rows], verb: str) -> None:
     for owner in ("bob", "nobody"):
         with pytest.raises(qf.NotFound):
             getattr(alice.batches, verb)(rows[owner].keys["batch_jobs"])
 
 
-@pytest.mark.parametrize("verb", ["watch", "failures", "run", "cancel", "retry"])
+@pytest.mark.parametrize("verb", [*READING, "run", "cancel", "retry", "update", "delete"])
 def test_another_s_batch_has_no_name(alice: qf.Client, verb: str) -> None:
     for owner in ("bob", "nobody"):
         with pytest.raises(qf.NotFound, match="no batch"):
