@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import pandas as pd
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk import program_events
 from qforge_sdk.accessors.base import key_of
+from qforge_sdk.accessors.batch_molecules import molecule_keys
 from qforge_sdk.accessors.batch_pages import BatchPages
 from qforge_sdk.compute import Engine, Parameters
 from qforge_sdk.compute.parameters import read_parameters
-from qforge_sdk.db import bulk, crud
+from qforge_sdk.db import crud
 from qforge_sdk.db.batches import ABANDONED, CANCELLED, UNKNOWN
 from qforge_sdk.db.crud.rows import as_record, one_of
 from qforge_sdk.db.models import BatchItem, BatchJob
@@ -52,8 +52,9 @@ class Batches(BatchPages):
         name
             Unique among your batches.
         molecules
-            A frame with a column ``molecule_id`` (or ``id``) or ``smiles``, or a list of keys or of SMILES; new
-            structures are registered. A molecule that stands twice is one item.
+            A list of keys or of SMILES; or a DataFrame, a :class:`~qforge_sdk.Query`, a file or other rows as bulk
+            loads take them, with a column ``molecule_id`` (or ``id``) or ``smiles``. New structures are registered,
+            under their ``name`` where there is such a column. A molecule that stands twice is one item.
         parameters
             What is to be computed, such as ``{"method": "GFN2-xTB"}``: fields of
             :class:`qforge_sdk.compute.Parameters`.
@@ -107,12 +108,37 @@ class Batches(BatchPages):
                     existing_id=stored.id,
                 )
             row = crud.create_batch_job(session, record, user_id=owner)
-            keys = _molecule_keys(session, molecules, owner)
-            if keys:
-                wanted_results = dataclasses.asdict(wanted) | _USUAL if reuse else None
-                self._items(session, row).put(keys, reuse=wanted_results)
+            self._put(session, row, molecules, wanted if reuse else None)
             session.refresh(row)
             return BatchJobResponse.model_validate(row)
+
+    def add(self, batch: int | str | BatchJobResponse, molecules: Any, *, reuse: bool = False) -> int:
+        """Put more molecules into a batch; a run that is at work computes them too.
+
+        Parameters
+        ----------
+        batch
+            Its key, its name or its record.
+        molecules, reuse
+            As in :meth:`create`.
+
+        Returns
+        -------
+        int
+            How many were not in the batch before; of those that were, the items stay as they are.
+
+        Raises
+        ------
+        NotFound
+            No such batch, or it is not yours to change; or a molecule is absent or another tenant's.
+        RowsRejected
+            A SMILES was refused; nothing is stored.
+        InvalidInput
+            ``molecules`` has neither keys nor SMILES.
+        """
+        with self._context.session() as session:
+            row = self._own_row(session, batch)
+            return self._put(session, row, molecules, read_parameters(row.parameters) if reuse else None)
 
     def update(
         self,
@@ -333,25 +359,7 @@ class Batches(BatchPages):
             session.execute(delete(BatchItem).where(BatchItem.batch_id == row.id))
             session.delete(row)
 
-
-def _molecule_keys(session: Session, molecules: Any, owner: Any) -> list[int]:
-    """Keys of the molecules, each once, new structures registered on the way."""
-    if isinstance(molecules, pd.DataFrame):
-        for column in ("molecule_id", "id", "smiles"):
-            if column in molecules:
-                values = molecules[column].tolist()
-                break
-        else:
-            raise InvalidInput("molecules: the frame needs a column molecule_id, id or smiles", field="molecules")
-    elif isinstance(molecules, (str, bytes)) or not isinstance(molecules, (Sequence, pd.Series)):
-        raise InvalidInput(
-            "molecules is a DataFrame, a list of keys or a list of SMILES", field="molecules", value=molecules
-        )
-    else:
-        values = list(molecules)
-    if any(isinstance(value, str) for value in values):
-        report = bulk.load_molecules(
-            session.connection(), pd.DataFrame({"smiles": values}), owner=owner, on_error="raise"
-        )
-        values = report.ids.tolist()
-    return list(dict.fromkeys(int(value) for value in values))
+    def _put(self, session: Session, row: BatchJob, molecules: Any, wanted: Parameters | None) -> int:
+        keys = molecule_keys(session, molecules, row.user_id)
+        reuse = None if wanted is None else dataclasses.asdict(wanted) | _USUAL
+        return self._items(session, row).put(keys, reuse=reuse)

@@ -19,7 +19,9 @@ UNKNOWN: Final = "unknown"
 ABANDONED: Final = "abandoned"
 """Stands for the code of items that a program set to ``processing`` without a lease."""
 
-_LARGEST_KEY: Final = 2**63 - 1
+LARGEST_KEY: Final = 2**63 - 1
+"""Of a row."""
+
 _NO_RESULT: Final = "SELECT CAST(NULL AS bigint) AS id"
 # An item hangs on no calculation that the owner of its batch cannot see, whoever puts it there.
 _STORED_RESULT: Final = """
@@ -35,6 +37,14 @@ _STORED_RESULT: Final = """
           AND (c.user_id IS NOT DISTINCT FROM CAST(:owner AS uuid)
                OR c.user_id = '00000000-0000-0000-0000-000000000000')
     ORDER BY c.id DESC LIMIT 1
+"""
+_ABSENT: Final = """
+    SELECT k.id FROM unnest(CAST(:molecules AS bigint[])) WITH ORDINALITY AS k (id, n)
+    WHERE NOT EXISTS (
+        SELECT FROM public.molecules AS m
+        WHERE m.id = k.id AND (CAST(:owner AS uuid) IS NULL OR m.user_id = CAST(:owner AS uuid)
+                               OR m.user_id = '00000000-0000-0000-0000-000000000000'))
+    ORDER BY k.n LIMIT 1
 """
 _WAIT_AGAIN: Final = """
     UPDATE public.batch_items AS i
@@ -83,35 +93,42 @@ class BatchItems:
     connection: Connection
     work: Work
 
-    def put(self, molecules: Sequence[int], *, reuse: Mapping[str, Any] | None = None) -> None:
+    def put(self, molecules: Sequence[int], *, reuse: Mapping[str, Any] | None = None) -> int:
         """Put molecules into the batch, in one statement.
 
         Parameters
         ----------
         molecules
-            Their keys, each once; the batch has no items yet.
+            Their keys, each once; what is in the batch already stays as it is.
         reuse
             Fields of Parameters, and ``usual_accuracy`` and ``usual_temperature`` of results that do not say theirs:
             an item whose molecule has a converged result at this level of theory and of its charge is completed with
             the newest.
 
+        Returns
+        -------
+        int
+            How many were not in it before.
+
         Raises
         ------
-        sqlalchemy.exc.DBAPIError
-            A molecule is absent or another tenant's.
+        NotFound
+            A molecule is absent, or the owner of the batch cannot see it.
         """
+        self._require_molecules(molecules)
         stored = _NO_RESULT if reuse is None else _STORED_RESULT
         now = "CASE WHEN c.id IS NOT NULL THEN clock_timestamp() END"
-        self._execute(
+        return self._execute(
             "INSERT INTO public.batch_items "
             "(user_id, batch_id, molecule_id, status, calculation_id, started_at, completed_at) "
             "SELECT CAST(:owner AS uuid), :batch, k.id, "
             f"CASE WHEN c.id IS NULL THEN 'pending' ELSE 'completed' END, c.id, {now}, {now} "
             "FROM unnest(CAST(:molecules AS bigint[])) WITH ORDINALITY AS k (id, n) "
-            f"LEFT JOIN LATERAL ({stored}) AS c ON true ORDER BY k.n",
+            f"LEFT JOIN LATERAL ({stored}) AS c ON true ORDER BY k.n "
+            "ON CONFLICT ON CONSTRAINT batch_items_key DO NOTHING",
             **(reuse or {}),
             molecules=list(molecules),
-        )
+        ).rowcount
 
     def cancel(self) -> int:
         """Skip the items that have not ended; the batch then counts as failed.
@@ -178,7 +195,7 @@ class BatchItems:
             f"SELECT i.id, i.status, i.status IN ('failed', 'skipped') OR {_ABANDONED} AS ended "
             f"FROM public.batch_items AS i WHERE {self.work.mine} "
             "AND i.id = ANY (CAST(:keys AS bigint[])) ORDER BY i.id FOR UPDATE",
-            keys=[key for key in keys if 0 < key <= _LARGEST_KEY],
+            keys=[key for key in keys if 0 < key <= LARGEST_KEY],
         ).all()
         _require_all({row.id for row in found}, keys, self.work.batch_id)
         _require_ended([f"{row.id} is {row.status}" for row in found if not row.ended])
@@ -234,6 +251,14 @@ class BatchItems:
             if code is not None:
                 by_code[code] = count
         return Account(by_status, by_code)
+
+    def _require_molecules(self, keys: Sequence[int]) -> None:
+        """What an item points at must be visible to its owner, whoever puts it there."""
+        absent = next((key for key in keys if not 0 < key <= LARGEST_KEY), None)
+        if absent is None:
+            absent = self._execute(_ABSENT, molecules=list(keys)).scalar()
+        if absent is not None:
+            raise NotFound(f"molecules has no row {absent} that is yours to use", entity="molecules", key=absent)
 
     def _execute(self, statement: str, **values: Any) -> CursorResult[*tuple[Any, ...]]:
         return self.connection.execute(text(statement), {**self.work.values, **values})

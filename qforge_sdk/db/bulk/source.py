@@ -56,7 +56,7 @@ def open_source(source: Any) -> Source:
     ----------
     source
         DataFrame, Arrow table or reader, anything with an Arrow C stream, dict of columns, list of dicts, path of a
-        Parquet or CSV file, folder or list of Parquet files, or an iterator of any of these tables.
+        Parquet or CSV file, folder or list of Parquet files, an iterator of any of these tables, or a Source.
 
     Returns
     -------
@@ -68,7 +68,9 @@ def open_source(source: Any) -> Source:
     InvalidInput
         It is none of these, a file cannot be read, or a column stands twice.
     """
-    if isinstance(source, (str, Path)):
+    if isinstance(source, Source):
+        found = source
+    elif isinstance(source, (str, Path)):
         found = _of_path(Path(source).expanduser())
     elif isinstance(source, pd.DataFrame):
         found = _of_frame(source)
