@@ -22,6 +22,8 @@ def run(
     engine: Annotated[str, typer.Option(help="tblite or xtb.")] = "tblite",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a processor by default.")] = None,
     optimize: Annotated[bool, typer.Option("--optimize", help="Relax geometries first.")] = False,
+    n_conformers: Annotated[int, typer.Option(min=1, help="Geometries tried of each SMILES.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the geometries.")] = 42,
     timeout: Annotated[float, typer.Option(help="Seconds that one item may take.")] = 3600.0,
     max_retries: Annotated[int, typer.Option(min=0, help="How often after a worker died.")] = 2,
     url: UrlOption = None,
@@ -35,6 +37,8 @@ def run(
             engine=engine,
             workers=workers,
             optimize=optimize,
+            n_conformers=n_conformers,
+            seed=seed,
             timeout=timeout,
             max_retries=max_retries,
         )

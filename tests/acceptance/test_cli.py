@@ -131,13 +131,16 @@ def test_load_reports_every_row_and_writes_the_rejected_ones(database_url: str, 
 def test_run_computes_a_batch_and_tells_what_failed(database_url: str, run: Run):
     with qf.connect(database_url) as client:
         key = client.batches.create("screen", molecules=["O", "[Og]"]).id
-    done = run("run", "screen", "--workers", 1, "--url", database_url)
+    done = run("run", "screen", "--workers", 1, "--seed", 7, "--n-conformers", 2, "--url", database_url)
     assert done.exit_code == 2, done.output
     assert re.search(r"completed\s*│\s*1 ", done.output)
     assert "no parameters for Og" in done.output
     with qf.connect(database_url) as client:
+        (origin,) = client.batches.results("screen").select(["metadata"]).df()["metadata"]
+        conformer = origin["run"]["conformer"]
         assert client.batches.retry(key) == 1
         client.batches.cancel(key)
+    assert (conformer["seed"], conformer["n_conformers"]) == (7, 2)
     again = run("run", key, "--optimize", "--url", database_url)
     assert again.exit_code == 0, again.output
     assert re.search(r"ended in this run\s*│\s*0 ", again.output)
