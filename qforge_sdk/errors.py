@@ -35,6 +35,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from qforge_sdk._version import requirements
+
 
 class QForgeError(Exception):
     """Root of every error that this package raises on purpose; it goes from one process to another as it is."""
@@ -63,13 +65,15 @@ class MissingExtra(ConfigurationError, ImportError):
     package
         The module that failed to import.
     extra
-        The extra of qforge-sdk that brings it.
+        The extra of this package that brings it.
     """
 
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
-        super().__init__(f'{package} is not installed; run: pip install "qforge-sdk[{extra}]"')
+        # By name: the extra of a package that came from a folder is nothing that an index knows.
+        wanted = " ".join(f'"{name}"' for name in requirements(extra))
+        super().__init__(f"{package} is not installed; run: pip install {wanted}")
 
 
 class ConnectionFailed(QForgeError, ConnectionError):

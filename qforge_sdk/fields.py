@@ -155,6 +155,10 @@ MOLECULES: Final = TableFields(
     Molecule, _fields(Molecule, ("id", "smiles", "name", "formula", "charge", "inchikey"), _INTERNAL)
 )
 
+_HIDDEN_OF_MOLECULES: Final = (
+    "charge", "inchikey", "graph_hash", "fingerprint", "fingerprint_popcount", "input_smiles"
+)  # fmt: skip
+
 _calculation = _fields(Calculation, ("id", "molecule_id"))
 CALCULATIONS: Final = TableFields(
     Calculation,
@@ -163,7 +167,7 @@ CALCULATIONS: Final = TableFields(
         "molecule_id": _calculation.pop("molecule_id"),
         **_molecule_fields(
             shown=("smiles", "name", "formula"),
-            hidden=("charge", "inchikey", "graph_hash", "fingerprint", "fingerprint_popcount", "input_smiles"),
+            hidden=_HIDDEN_OF_MOLECULES,
         ),
         **_calculation,
     },
@@ -179,7 +183,7 @@ BATCH_ITEMS: Final = TableFields(
         "id": _item.pop("id"),
         "batch_id": _item.pop("batch_id"),
         "molecule_id": _item.pop("molecule_id"),
-        **_molecule_fields(shown=("smiles", "name", "formula"), hidden=()),
+        **_molecule_fields(shown=("smiles", "name", "formula"), hidden=_HIDDEN_OF_MOLECULES),
         **_item,
     },
 )

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from qforge_sdk.accessors.base import key_of
+from qforge_sdk.accessors.batch_lookup import find_batch
 from qforge_sdk.accessors.paging import Paged, Part, Request, page_of
 from qforge_sdk.accessors.watch import Watch
 from qforge_sdk.db.activity import Activity, activity
@@ -17,7 +18,7 @@ from qforge_sdk.db.batches import BatchItems, Failure
 from qforge_sdk.db.models import ITEM_STATUSES, BatchItem, BatchJob, Calculation
 from qforge_sdk.db.pages import Slices
 from qforge_sdk.db.work import Work
-from qforge_sdk.errors import InvalidInput, NotFound
+from qforge_sdk.errors import InvalidInput
 from qforge_sdk.fields import BATCH_ITEMS, BATCHES, CALCULATIONS
 from qforge_sdk.filters import whole
 from qforge_sdk.query import Query
@@ -281,18 +282,7 @@ class BatchPages(Paged):
         )
 
     def _row(self, session: Session, key: object) -> BatchJob:
-        """The batch of a key, a name or a record."""
-        if not isinstance(key, str):
-            row: BatchJob = super()._row(session, key.id if isinstance(key, BatchJobResponse) else key)
-            return row
-        named = session.scalars(select(BatchJob).where(BatchJob.batch_name == key).order_by(BatchJob.id)).all()
-        found = [row for row in named if row.user_id == self._context.tenant] or named
-        if not found:
-            raise NotFound(f"there is no batch {key!r}", entity="batch_jobs", key=key)
-        if len(found) > 1:
-            keys = ", ".join(str(row.id) for row in found[:10])
-            raise InvalidInput(f"several batches are named {key!r}: give a key, {keys}", field="batch", value=key)
-        return found[0]
+        return find_batch(self._context, session, key)
 
     @staticmethod
     def _items(session: Session, row: BatchJob) -> BatchItems:

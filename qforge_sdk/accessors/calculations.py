@@ -11,6 +11,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.sql import ColumnElement
 
 from qforge_sdk.accessors.base import not_found
+from qforge_sdk.accessors.batch_lookup import find_batch
 from qforge_sdk.accessors.distributions import Distributions
 from qforge_sdk.accessors.suspicion import find_suspicious
 from qforge_sdk.chem import Geometry, geometry_to_ase, write_sdf
@@ -22,6 +23,7 @@ from qforge_sdk.errors import Conflict, DuplicateMolecule, InvalidInput, NotFoun
 from qforge_sdk.fields import ATOMS, CALCULATIONS
 from qforge_sdk.query import Query, smiles_hash
 from qforge_sdk.schemas import (
+    BatchJobResponse,
     CalculationCreate,
     CalculationResponse,
     CalculationUpdate,
@@ -272,7 +274,7 @@ class Calculations(Distributions):
         *,
         on_error: str = "collect",
         on_conflict: str = "skip",
-        batch_id: int | None = None,
+        batch_id: int | str | BatchJobResponse | None = None,
         shared: bool = False,
         workers: Any = None,
         progress: bool | None = None,
@@ -290,7 +292,8 @@ class Calculations(Distributions):
             For a ``source_id`` that is stored: ``"skip"`` (a row that differs is rejected as ``changed``),
             ``"update"`` or ``"error"``.
         batch_id
-            Batch whose items these results complete.
+            Batch to whose items these results are linked, by its key, its name or its record: what converged
+            completes its item, what did not fails it, and molecules that were not in the batch are added.
         shared
             Everybody shall read them (service login only).
         workers
@@ -313,14 +316,15 @@ class Calculations(Distributions):
             No such batch.
         """
         owner = self._context.owner(shared=shared)
-        with self._context.connection() as connection:
+        with self._context.session() as session:
+            batch = None if batch_id is None else find_batch(self._context, session, batch_id).id
             return bulk.load_calculations(
-                connection,
+                session.connection(),
                 source,
                 owner=owner,
                 on_error=on_error,
                 on_conflict=on_conflict,
-                batch_id=batch_id,
+                batch_id=batch,
                 workers=workers,
                 progress=progress,
             )

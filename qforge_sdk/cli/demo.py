@@ -27,7 +27,7 @@ def demo(
         "qforge-demo"
     ),
 ) -> None:
-    """Run the main job: load xTB results of 2,000 molecules, look at them, export them and read them back."""
+    """Run the main job: load xTB results of 3,231 molecules, look at them, export them and read them back."""
     started = perf_counter()
     with opened(None, data_dir, None) as client:
         console.print(f"[bold]1.[/] embedded PostgreSQL is up after {perf_counter() - started:.1f} s: {data_dir}\n")

@@ -33,7 +33,7 @@ def run(
     """Compute what waits in a batch; run it again to go on. Exit code 2 when items failed, 130 when interrupted."""
     with opened(url, data_dir, user_id) as client, _terminable():
         report = client.batches.run(
-            int(batch) if batch.isdecimal() else batch,
+            int(batch) if batch.isdecimal() and not client.batches.count(batch_name=batch) else batch,
             engine=engine,
             workers=workers,
             optimize=optimize,

@@ -38,7 +38,7 @@ class Storing:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """These have ended: how many by code, those without a fault under None."""
+    """It is done with these: how many of them ended, by code, those without a fault under None."""
 
     item_ids: frozenset[int]
     ended: Mapping[str | None, int]

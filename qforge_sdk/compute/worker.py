@@ -158,12 +158,22 @@ class Worker:
                 break
             self._say(Begun(item.id))
             ended = compute(item, self._job)
+            if ended.code == "killed" and item.retry_count < self._job.max_retries:
+                self._let_wait(item)
+                continue
             with self._lock:
                 self._unstored.append((item, ended))
             if perf_counter() - since > _SECONDS_AT_ONCE:
                 self._store(since)
                 since = perf_counter()
         self._store(since)
+
+    def _let_wait(self, item: Item) -> None:
+        """Its program died, as a worker may die with an engine that runs in it: it is tried again, alone."""
+        token, only = self._token, [item.id]
+        with self._lock:
+            self._link.run(lambda connection: release(connection, self._job.work, token, blamed=item.id, only=only))
+            self._say(Stored(frozenset(only), Counter()))
 
     def _store(self, since: float) -> None:
         seconds = perf_counter() - since

@@ -104,7 +104,7 @@ def require_known_revision(found: str) -> None:
         expected = schema.head_revision()
         raise SchemaOutdated(
             f"the export is of schema revision {found}, this package knows {expected} and older ones; "
-            "upgrade it: pip install -U qforge-sdk",
+            "upgrade qforge_sdk",
             found=found,
             expected=expected,
         )

@@ -54,7 +54,7 @@ class SchemaStatus:
         if self.old_module:
             return "run: qforge db adopt"
         is_ours = self.found is None or _is_known(self.found)
-        return "run: qforge db upgrade" if is_ours else "upgrade the package: pip install -U qforge-sdk"
+        return "run: qforge db upgrade" if is_ours else "the database is newer than this package: upgrade qforge_sdk"
 
 
 def _config(output: io.StringIO | None = None) -> Config:

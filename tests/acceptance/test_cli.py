@@ -144,6 +144,9 @@ def test_run_computes_a_batch_and_tells_what_failed(database_url: str, run: Run)
     again = run("run", key, "--optimize", "--url", database_url)
     assert again.exit_code == 0, again.output
     assert re.search(r"ended in this run\s*│\s*0 ", again.output)
+    with qf.connect(database_url) as client:
+        client.batches.create("2024", molecules=["O"])
+    assert "2024" in run("run", 2024, "--url", database_url).output
     wrong = run("run", "scren", "--url", database_url)
     assert (wrong.exit_code, "no batch 'scren'" in wrong.stderr) == (1, True)
 

@@ -79,7 +79,7 @@ def test_a_current_database_has_nothing_to_adopt(database_url: str) -> None:
 
 def test_a_database_of_a_newer_package_is_left_alone(database_url: str) -> None:
     execute(database_url, "UPDATE qforge.alembic_version SET version_num = '9999'")
-    with pytest.raises(qf.SchemaOutdated, match="pip install -U qforge-sdk"):
+    with pytest.raises(qf.SchemaOutdated, match="upgrade qforge_sdk"):
         adopt(engine_of(database_url), dry_run=False)
 
 

@@ -43,12 +43,20 @@ def test_rows_with_keys(client: Client, keys: list[int], tmp_path: Path) -> None
     client.calculations.bulk_load({"smiles": SMILES, "energy": [-1.0, -2.0, -3.0], "gap": [5.0, 6.0, 7.0]})
     file = tmp_path / "keys.csv"
     file.write_text(f"id\n{keys[1]}\n{keys[2]}\n")
+    parquet = client.molecules.where().order_by("id").to_parquet(tmp_path / "molecules.parquet")
     for n, (molecules, expected) in enumerate(
         {
             "a frame of molecules": (client.molecules.query(order_by="id"), SMILES),
             "a frame of calculations": (client.calculations.query(gap=(6, None), order_by="gap"), SMILES[1:]),
             "keys that pandas made doubles": (pd.DataFrame({"molecule_id": np.array(keys, float)}), SMILES),
             "a lazy query": (client.molecules.where(name="ethylamine"), ["CCN"]),
+            "a query of calculations, whatever it selects": (
+                client.calculations.where(gap=(None, 6)).order_by("-gap").select(["id", "gap"]),
+                SMILES[1::-1],
+            ),
+            "another spelling beside the key": ({"molecule_id": keys[:1], "smiles": ["OCC"]}, SMILES[:1]),
+            "a list of dicts": ([{"molecule_id": key} for key in keys], SMILES),
+            "a list of files": ([parquet], SMILES),
             "a polars frame": (pl.DataFrame({"id": keys[:1]}), ["CCO"]),
             "a file of text": (file, ["CCN", "CCS"]),
         }.values()
@@ -115,6 +123,9 @@ def test_more_molecules_are_added(client: Client, keys: list[int]) -> None:
         ({"molecule_id": [None]}, r"a key is a whole number, not None"),
         ({"formula": ["C2H6O"], "supplier": [1]}, r"molecule_id, id or smiles is needed, not only formula, supplier"),
         ({"smiles": ["CCO", "CC("]}, r"row 1, smiles: 'CC\('"),
+        ("CC.O", r"write a list of it, not 'CC\.O'"),
+        ({"id": [1], "energy": [-1.0]}, r"an id beside energy is no molecule's; give the column molecule_id"),
+        ([{"formula": "C2H6O"}], r"molecule_id, id or smiles is needed, not only formula"),
         # An id is anybody's: SMILES beside it tell.
         ({"id": ["ZINC1"], "smiles": ["CCO"]}, r"id ZINC1 is no key; .* drop it"),
         ({"id": [10**20], "smiles": ["CCO"]}, r"id 100000000000000000000 is no key"),
@@ -138,6 +149,12 @@ def test_an_id_that_is_not_that_of_the_smiles_is_refused(client: Client, keys: l
     with pytest.raises(qf.InvalidInput, match=f"molecule_id {keys[0]} is no key of 'CCN'"):
         client.batches.create("screen", molecules={"molecule_id": keys[:1], "id": [1], "smiles": ["CCN"]})
     assert client.batches.count() == 0
+
+
+def test_a_query_of_something_else_names_no_molecules(client: Client) -> None:
+    for query in (client.events.where(), client.batches.where(), client.atoms.where()):
+        with pytest.raises(qf.InvalidInput, match=f"a query of {query.table.name} names no molecules"):
+            client.batches.create("screen", molecules=query)
 
 
 @pytest.mark.parametrize("key", [10**9, 10**30, 0, -1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,29 @@ def test_molecules_that_take_too_long_or_end_their_process_fail_and_no_others(cl
     assert deadly.error_message == "the process that computed it was ended by SIGSEGV"
     assert (deadly.retry_count, deadly.metadata["stderr"]) == (1, "about to die of it\n")
     assert set(client.batches.items(key, status="completed")["retry_count"]) == {0}
+
+
+# It kills itself over chlorine, and the first time over fluorine.
+MORTAL_XTB = """#!/bin/sh
+if grep -q Cl molecule.xyz; then kill -9 $$; fi
+if grep -q F molecule.xyz && ! [ -e {once} ]; then touch {once}; kill -9 $$; fi
+exec {xtb} "$@"
+"""
+
+
+def test_an_item_whose_program_dies_is_tried_again_and_takes_no_other_with_it(client: Client, tmp_path: Path) -> None:
+    program = tmp_path / "xtb"
+    program.write_text(MORTAL_XTB.format(once=tmp_path / "once", xtb=shutil.which("xtb")))
+    program.chmod(0o755)
+    key = client.batches.create("screen", molecules=["C", "CF", "CCl", "CO"]).id
+
+    report = client.batches.run(key, engine=get_engine("xtb", program=str(program)), workers=1, max_retries=2)
+
+    assert (report.n_completed, report.failed, report.n_run) == (3, {"killed": 1}, 4)
+    assert_whole(client, key, completed=3, failed=1)
+    items = client.batches.items(key, columns=["smiles", "retry_count", "error_message"]).set_index("smiles")
+    assert items["retry_count"].to_dict() == {"C": 0, "CF": 1, "CCl": 2, "CO": 0}
+    assert items["error_message"]["CCl"] == "xtb was ended by SIGKILL"
 
 
 def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:

@@ -439,7 +439,7 @@ def test_results_complete_the_items_of_their_batch(loader: Client):
         "molecule_id": [keys[0], keys[1], keys[1], keys[3]], "energy": [-1.0, None, -3.0, -4.0],
         "convergence_status": ["converged", "error", "converged", "converged"],
     }  # fmt: skip
-    report = loader.calculations.bulk_load(given, batch_id=batch.id)
+    report = loader.calculations.bulk_load(given, batch_id="screen")
     items = loader.batches.items(batch.id).set_index("molecule_id")
     assert items["status"].to_dict() == {
         keys[0]: "completed", keys[1]: "completed", keys[2]: "pending", keys[3]: "completed",
@@ -474,6 +474,8 @@ def test_anothers_batch_and_an_absent_one_are_not_found(client: Client, tenant_c
     alice, bob = tenant_client(ALICE), tenant_client(BOB)
     bobs = bob.batches.create("screen", molecules=[molecule(bob)])
     messages = set()
+    with pytest.raises(NotFound, match="no batch 'screen'"):
+        alice.calculations.bulk_load({"smiles": ["C"], "energy": [-1.0]}, batch_id="screen")
     for batch in (bobs.id, 10**12):
         with pytest.raises(NotFound) as caught:
             alice.calculations.bulk_load({"smiles": ["C"], "energy": [-1.0]}, batch_id=batch)

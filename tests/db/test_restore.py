@@ -378,7 +378,7 @@ def test_file_of_another_table_is_refused(target: Engine, folder: Path) -> None:
 
 def test_unknown_revision_of_the_export_is_refused(target: Engine, folder: Path) -> None:
     change_manifest(folder, lambda m: m.update(schema_revision="9999"))
-    with pytest.raises(SchemaOutdated, match="pip install -U") as caught:
+    with pytest.raises(SchemaOutdated, match="upgrade qforge_sdk") as caught:
         restore(target, folder)
     assert caught.value.found == "9999"
 

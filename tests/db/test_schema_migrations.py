@@ -258,7 +258,7 @@ def test_a_newer_database_asks_for_a_newer_package(database_url: str) -> None:
 
     with (
         engine_of(database_url).connect() as connection,
-        pytest.raises(SchemaOutdated, match="pip install -U qforge-sdk") as caught,
+        pytest.raises(SchemaOutdated, match="upgrade qforge_sdk") as caught,
     ):
         schema.require_current(connection)
 
@@ -268,7 +268,7 @@ def test_a_newer_database_asks_for_a_newer_package(database_url: str) -> None:
 def test_a_newer_database_is_not_upgraded(database_url: str) -> None:
     set_revision(database_url, "9999")
 
-    with pytest.raises(SchemaOutdated, match="pip install -U qforge-sdk"):
+    with pytest.raises(SchemaOutdated, match="upgrade qforge_sdk"):
         schema.upgrade(engine_of(database_url))
 
 

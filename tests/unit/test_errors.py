@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import pickle
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +93,10 @@ def test_an_error_carries_its_facts(error: QForgeError, facts: dict[str, object]
 
 
 def test_a_missing_extra_names_the_command_that_cures_it() -> None:
-    assert str(MissingExtra("tblite", "xtb")) == 'tblite is not installed; run: pip install "qforge-sdk[xtb]"'
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for extra, packages in project["optional-dependencies"].items():
+        named = " ".join(f'"{package}"' for package in packages)
+        assert str(MissingExtra("x", extra)) == f"x is not installed; run: pip install {named}"
 
 
 @pytest.mark.parametrize(
