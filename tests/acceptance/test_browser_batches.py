@@ -164,6 +164,7 @@ def cancel_another(notebook: Notebook, shown: Locator, client: Client) -> None:
     notebook.page.keyboard.press("Enter")
     expect(shown.get_by_text("2 items wait and nobody computes")).to_be_visible()
     items = shown.get_by_role("grid", name="Items of the batch").locator("tbody tr")
+    expect(items).to_contain_text([HOSTILE, CLOSING])
     assert [cells(items.nth(n))[2] for n in (0, 1)] == [HOSTILE, CLOSING]
     expect(shown.get_by_text(f"{CLOSING} · usual parameters")).to_be_visible()
     shown.get_by_role("button", name="Cancel the batch").click()
