@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Never
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
@@ -290,8 +291,8 @@ def key_of(value: object, table: str) -> int:
     """
     try:
         number = int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or number != value or isinstance(value, bool):
+    if number is None or number != value or isinstance(value, bool | np.bool_):
         raise InvalidInput(f"{table}: a key is a whole number, not {value!r}", field="id", value=value)
     return int(number)

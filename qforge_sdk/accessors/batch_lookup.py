@@ -38,9 +38,13 @@ def find_batch(context: Context, session: Session, batch: object) -> BatchJob:
     if not isinstance(batch, str):
         key = batch.id if isinstance(batch, BatchJobResponse) else batch
         row = session.get(BatchJob, key_of(key, "batch_jobs"))
-        if row is None:
+        # A record of another database has another's key.
+        if row is None or (isinstance(batch, BatchJobResponse) and row.batch_name != batch.batch_name):
             raise not_found(BatchJob, key)
         return row
+    if "\0" in batch or batch != batch.encode("utf-8", "replace").decode():
+        # PostgreSQL holds no such text.
+        raise NotFound(f"there is no batch {batch!r}", entity="batch_jobs", key=batch)
     named = session.scalars(select(BatchJob).where(BatchJob.batch_name == batch).order_by(BatchJob.id)).all()
     found = [row for row in named if row.user_id == context.tenant] or named
     if not found:

@@ -53,8 +53,9 @@ class Batches(BatchPages):
             Unique among your batches.
         molecules
             A list of keys or of SMILES; or a DataFrame, a :class:`~qforge_sdk.Query`, a file or other rows as bulk
-            loads take them, with a column ``molecule_id`` (or ``id``) or ``smiles``. New structures are registered,
-            under their ``name`` where there is such a column. A molecule that stands twice is one item.
+            loads take them, with a column ``molecule_id`` or ``smiles``, or ``id`` beside the latter. New structures
+            are registered, under their ``name`` where there is such a column. A molecule that stands twice is one
+            item.
         parameters
             What is to be computed, such as ``{"method": "GFN2-xTB"}``: fields of
             :class:`qforge_sdk.compute.Parameters`.
@@ -138,6 +139,8 @@ class Batches(BatchPages):
         """
         with self._context.session() as session:
             row = self._own_row(session, batch)
+            # Two that add the same molecules in other orders would wait for each other.
+            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"batch {row.id}", 0))))
             return self._put(session, row, molecules, read_parameters(row.parameters) if reuse else None)
 
     def update(
@@ -360,6 +363,6 @@ class Batches(BatchPages):
             session.delete(row)
 
     def _put(self, session: Session, row: BatchJob, molecules: Any, wanted: Parameters | None) -> int:
-        keys = molecule_keys(session, molecules, row.user_id)
+        keys = molecule_keys(self._context, session, molecules, row.user_id)
         reuse = None if wanted is None else dataclasses.asdict(wanted) | _USUAL
         return self._items(session, row).put(keys, reuse=reuse)

@@ -97,9 +97,10 @@ class Watch:
         """Progress now and after each interval; the last one is of the batch that has ended."""
         pace = Pace()
         while True:
-            now = pace.progress(self._read(), time.monotonic())
+            batch = self._read()
+            now = pace.progress(batch, time.monotonic())
             yield now
-            if now.status in _ENDED:
+            if now.status in _ENDED or not batch.waiting_count:
                 return
             time.sleep(self._interval)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import tempfile
 import traceback
 from time import perf_counter
 from typing import Any, Final
@@ -18,6 +20,8 @@ from qforge_sdk.errors import ComputationFailed, ConfigurationError, InvalidSmil
 
 _NUMBERS: Final = ("energy", "homo", "lumo", "gap", "dipole", "total_charge", "execution_time_seconds")
 _OTHERS: Final = ("unpaired_electrons", "xtb_version", "solvation", "solvent", "optimized")
+# No disk, no quota, no right: no other molecule would do better.
+_OF_THE_MACHINE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES})
 _BY_STATUS: Final = {"not_converged": "scf_not_converged"}
 
 
@@ -39,7 +43,7 @@ def compute(item: Item, job: Job) -> Ended:
     Raises
     ------
     ConfigurationError
-        The engine is not installed, or not any more: no item would do better.
+        The engine is not installed, or not any more, or nothing can be written: no item would do better.
     """
     try:
         return _computed(item, job)
@@ -49,6 +53,14 @@ def compute(item: Item, job: Job) -> Ended:
         return failed(item, job, "no_geometry", str(exc))
     except ConfigurationError:
         raise
+    except MemoryError as exc:
+        return failed(item, job, "killed", f"there was not enough memory: {exc}", traceback.format_exc())
+    except OSError as exc:
+        if exc.errno not in _OF_THE_MACHINE:
+            return failed(item, job, "engine_error", f"{type(exc).__name__}: {exc}", traceback.format_exc())
+        raise ConfigurationError(
+            f"nothing can be written to {tempfile.gettempdir()}: {exc}; free some space, or set TMPDIR"
+        ) from exc
     except Exception as exc:  # noqa: BLE001 - one molecule, whatever its engine makes of it, must not end the others'
         return failed(item, job, "engine_error", f"{type(exc).__name__}: {exc}", traceback.format_exc())
 

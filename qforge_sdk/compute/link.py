@@ -15,11 +15,13 @@ from qforge_sdk.compute.job import Job
 from qforge_sdk.db.results import Ended, Finished, LeaseLost, finish, insert_events
 from qforge_sdk.db.sqlstate import translated
 from qforge_sdk.db.work import Item, claim
-from qforge_sdk.errors import ConnectionFailed, DatabaseError
+from qforge_sdk.errors import ConnectionFailed, QForgeError
 
 _T = TypeVar("_T")
 
 _TAKEN_BACK: Final = frozenset({"40001", "40P01"})
+# Time limits of statements and locks, a standby after a failover, no disk, no memory.
+_OF_THE_MOMENT: Final = frozenset({"57014", "55P03", "25006", "53100", "53200"})
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
 _MOST_ATTEMPTS: Final = 10
@@ -62,17 +64,34 @@ class Link:
             try:
                 with translated(), self._engine.begin() as connection:
                     return work(connection)
-            except ConnectionFailed:
-                gone_since = gone_since or time.monotonic()
-                if time.monotonic() - gone_since > self._reconnect_seconds:
+            except QForgeError as exc:
+                if passes(exc):
+                    gone_since = gone_since or time.monotonic()
+                    if time.monotonic() - gone_since > self._reconnect_seconds:
+                        raise
+                    time.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                elif _sqlstate_of(exc) not in _TAKEN_BACK or attempts > _MOST_ATTEMPTS:
                     raise
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            except (DatabaseError, LeaseLost) as exc:
-                if isinstance(exc, DatabaseError) and exc.sqlstate not in _TAKEN_BACK:
-                    raise
+            except LeaseLost:
                 if attempts > _MOST_ATTEMPTS:
                     raise
+
+
+def passes(exc: BaseException) -> bool:
+    """Whether an error is the server's trouble of the moment, which has nothing to do with what is written.
+
+    Parameters
+    ----------
+    exc
+        Of a transaction.
+    """
+    return isinstance(exc, ConnectionFailed) or _sqlstate_of(exc) in _OF_THE_MOMENT
+
+
+def _sqlstate_of(exc: BaseException) -> str | None:
+    state: str | None = getattr(getattr(exc.__cause__, "orig", None), "pgcode", None)
+    return state
 
 
 def claim_items(

@@ -34,6 +34,8 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     InvalidInput
         There is no such parameter, or a value is of another type; ``field`` names it.
     """
+    if not isinstance(given, Mapping):
+        raise InvalidInput(f"parameters is a dict, not {given!r}", field="parameters", value=given)
     return Parameters(**{name: _value(name, value) for name, value in given.items()})
 
 

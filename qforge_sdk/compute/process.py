@@ -14,11 +14,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Final
+from typing import IO, Final
 
 from qforge_sdk.compute.job import Job
 from qforge_sdk.compute.messages import Begun, Claimed, Claiming, Message, Stored, Storing
 from qforge_sdk.db.work import Item
+from qforge_sdk.errors import ConfigurationError
 
 _ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -47,7 +48,9 @@ class Process:
 
     def __init__(self, job: Job) -> None:
         self._timeout = job.timeout
-        self._stderr = tempfile.TemporaryFile(prefix="qforge-worker-")  # noqa: SIM115 - closed by close()
+        self._silence = job.reconnect_seconds + job.lease_seconds
+        pickled = _pickled(job)
+        self._stderr = _temporary_file()
         ours, theirs = socket.socketpair()
         self.connection: Connection[bytes, Message] = Connection(ours.detach())
         with theirs:
@@ -62,8 +65,8 @@ class Process:
             )
         # It may die before it reads.
         with contextlib.suppress(OSError):
-            self.connection.send_bytes(pickle.dumps(job))
-        self._started = time.monotonic()
+            self.connection.send_bytes(pickled)
+        self._started = self._said = time.monotonic()
         self._heard = False
         self.token: uuid.UUID | None = None
         self.items: dict[int, Item] = {}
@@ -89,6 +92,7 @@ class Process:
     def note(self, message: Message) -> None:
         """Take note of what it says it does."""
         self._heard = True
+        self._said = time.monotonic()
         if isinstance(message, Claiming):
             self.token, self.items, self._current = message.token, {}, None
         elif isinstance(message, Claimed):
@@ -99,12 +103,17 @@ class Process:
             self._current = None
         elif isinstance(message, Stored):
             self.items = {key: item for key, item in self.items.items() if key not in message.item_ids}
+            if self._current in message.item_ids:
+                self._current = None
 
     def overdue(self) -> bool:
         """Whether the item that it computes, or its start, takes too long."""
         if not self._heard:
             return time.monotonic() - self._started > START_SECONDS
-        if self._current is None or self._timeout is None:
+        if self._current is None:
+            # It claims or stores, and gives up by itself where the database is gone.
+            return time.monotonic() - self._said > self._silence + GRACE_SECONDS
+        if self._timeout is None:
             return False
         return time.monotonic() - self._since > self._timeout + GRACE_SECONDS
 
@@ -150,6 +159,24 @@ class Process:
         self.kill()
         self.connection.close()
         self._stderr.close()
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="qforge-worker-")
+    except OSError as exc:
+        raise ConfigurationError(
+            f"nothing can be written to the folder for temporary files: {exc}; set TMPDIR"
+        ) from exc
+
+
+def _pickled(job: Job) -> bytes:
+    try:
+        return pickle.dumps(job)
+    except (pickle.PicklingError, AttributeError, TypeError) as exc:
+        raise ConfigurationError(
+            f"the engine cannot go to a worker: {exc}; define it in a module that can be imported"
+        ) from exc
 
 
 def _environment() -> dict[str, str]:

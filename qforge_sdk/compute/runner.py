@@ -26,6 +26,8 @@ from qforge_sdk.schemas import BatchReport
 
 # Thirty years; longer ones are beyond the clocks of processes and of PostgreSQL.
 _LONGEST_SECONDS: Final = 1_000_000_000
+# RDKit's seeds, PostgreSQL's integers.
+_LARGEST_NUMBER: Final = 2**31 - 1
 
 
 def make_job(
@@ -77,10 +79,19 @@ def make_job(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidInput(f"{name} is a whole number from {least} on, not {value!r}", field=name, value=value)
+        if value > _LARGEST_NUMBER:
+            raise InvalidInput(f"{name} is at most {_LARGEST_NUMBER:,}, not {value!r}", field=name, value=value)
+    if not isinstance(optimize, bool):
+        raise InvalidInput(f"optimize is True or False, not {optimize!r}", field="optimize", value=optimize)
+    if not isinstance(engine, str) and not callable(getattr(engine, "run", None)):
+        raise InvalidInput(f"engine is a name or an engine, not {engine!r}", field="engine", value=engine)
     for name, limit in (
         ("timeout", timeout), ("lease_seconds", lease_seconds), ("reconnect_seconds", reconnect_seconds)
     ):  # fmt: skip
-        if limit is not None and not 0 < limit <= _LONGEST_SECONDS:
+        if limit is None and name == "timeout":
+            continue
+        is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if limit is None or not is_number or not 0 < limit <= _LONGEST_SECONDS:
             raise InvalidInput(
                 f"{name} is a number of seconds above 0, at most {_LONGEST_SECONDS:,}, not {limit!r}",
                 field=name,

@@ -20,7 +20,7 @@ from qforge_sdk.compute.messages import Broken, Idle, Message, Stored
 from qforge_sdk.compute.process import Process
 from qforge_sdk.db.results import Ended
 from qforge_sdk.db.work import Outlook, outlook, release, renew
-from qforge_sdk.errors import ConnectionFailed, QForgeError
+from qforge_sdk.errors import ConfigurationError, ConnectionFailed, InvalidInput, QForgeError
 
 _TICK_SECONDS: Final = 0.2
 _LOOK_SECONDS: Final = 1.0
@@ -157,7 +157,14 @@ class Supervisor:
             self._dismiss(process)
             self._looked = 0.0
         elif isinstance(message, Broken):
-            raise message.cause
+            self._break(process, message.cause)
+
+    def _break(self, process: Process, cause: QForgeError) -> None:
+        """One worker cannot go on: the run's end where no other could, or nobody else works."""
+        others = [one for one in self._processes if one is not process and one.current is not None]
+        if isinstance(cause, (ConfigurationError, InvalidInput)) or not others:
+            raise cause
+        self._let_go(process)
 
     def _staff(self) -> bool:
         """Start as many processes as find work; whether there is, or will be, any."""
@@ -191,10 +198,10 @@ class Supervisor:
     def _end_overdue(self, process: Process) -> None:
         late = process.current
         self._kill(process)
-        if late is None:
+        if late is None and not process.spoke:
             self._bury(process)
-        elif process.current != late:
-            # It ended in the last moment.
+        elif process.current != late or late is None:
+            # It ended in the last moment, or claims or stores without an end.
             self._let_go(process)
         else:
             _, printed = process.last_words()

@@ -24,12 +24,12 @@ from sqlalchemy import Connection as DatabaseConnection
 
 from qforge_sdk.compute.item import compute, failed
 from qforge_sdk.compute.job import Job
-from qforge_sdk.compute.link import Link, claim_items, store
+from qforge_sdk.compute.link import Link, claim_items, passes, store
 from qforge_sdk.compute.messages import Begun, Broken, Claimed, Claiming, Idle, Message, Stored, Storing
 from qforge_sdk.db.engines import make_engine
 from qforge_sdk.db.results import Ended, Finished
 from qforge_sdk.db.work import Item, release
-from qforge_sdk.errors import ConfigurationError, ConnectionFailed, QForgeError
+from qforge_sdk.errors import AccessDenied, ConfigurationError, QForgeError
 
 APPLICATION: Final = "qforge_worker"
 
@@ -171,6 +171,7 @@ class Worker:
     def _let_wait(self, item: Item) -> None:
         """Its program died, as a worker may die with an engine that runs in it: it is tried again, alone."""
         token, only = self._token, [item.id]
+        self._say(Storing())
         with self._lock:
             self._link.run(lambda connection: release(connection, self._job.work, token, blamed=item.id, only=only))
             self._say(Stored(frozenset(only), Counter()))
@@ -205,13 +206,14 @@ class Worker:
         lines = [one for _, one in ended]
         try:
             return [(self._link.run(lambda connection: store(connection, self._job, token, lines)), {})]
-        except ConnectionFailed:
-            raise
-        except QForgeError as exc:
+        except Exception as exc:
+            if passes(exc) or isinstance(exc, AccessDenied):
+                raise
+            # One result, whatever an engine made it of, must not end the others'.
             if len(ended) > 1:
                 return [done for pair in ended for done in self._written(token, [pair])]
             ((item, one),) = ended
-            if one.row is None:
+            if one.row is None and one.code == "engine_error":
                 raise
             refused = failed(item, self._job, "engine_error", f"the result cannot be stored: {exc}")
             return [

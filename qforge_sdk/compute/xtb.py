@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -45,6 +46,8 @@ _EXPECTED: Final = ("dipole_stale",)
 _TAIL_CHARACTERS: Final = 4000
 _LOG: Final = "xtb_stdout.log"
 _ERRORS: Final = "xtb_stderr.log"
+_SHELL_SIGNALS: Final = 128
+_SIGNALS: Final = frozenset(int(one) for one in signal.Signals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +289,12 @@ class _Folder:
                 raise
 
     def result(self, parameters: Parameters, charge: int) -> XtbResult:
-        if self.returncode < 0:
-            name = signal.Signals(-self.returncode).name
-            raise self._failure(f"xtb was ended by {name}", "killed")
+        # A shell around it tells a signal by a code above 128.
+        ended_by = -self.returncode if self.returncode < 0 else self.returncode - _SHELL_SIGNALS
+        if ended_by in _SIGNALS:
+            raise self._failure(f"xtb was ended by {signal.Signals(ended_by).name}", "killed")
+        if not (self.path / _LOG).stat().st_size and not shutil.disk_usage(self.path).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         result = read_run(Run(self.path, _LOG)).result
         if result.status != "converged":
             raise self._explained(result, parameters)

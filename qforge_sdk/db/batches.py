@@ -30,9 +30,13 @@ _STORED_RESULT: Final = """
           AND c.method = :method AND c.optimized = :optimize
           AND c.solvation IS NOT DISTINCT FROM CAST(:solvation AS text)
           AND lower(c.solvent) IS NOT DISTINCT FROM lower(CAST(:solvent AS text))
-          AND coalesce((c.metadata #>> '{run,parameters,accuracy}')::float8, :usual_accuracy) = :accuracy
-          AND coalesce((c.metadata #>> '{run,parameters,electronic_temperature}')::float8, :usual_temperature)
-              = :electronic_temperature
+          AND coalesce(c.metadata #> '{run,parameters,accuracy}', to_jsonb(CAST(:usual_accuracy AS float8)))
+              = to_jsonb(CAST(:accuracy AS float8))
+          AND coalesce(c.metadata #> '{run,parameters,electronic_temperature}',
+                       to_jsonb(CAST(:usual_temperature AS float8)))
+              = to_jsonb(CAST(:electronic_temperature AS float8))
+          -- Of another spin state only where it is that of the SMILES, as in a run.
+          AND (coalesce(c.unpaired_electrons, 0) < 2 OR c.metadata #> '{run,conformer}' IS NOT NULL)
           AND (NOT :hessian OR c.metadata #> '{run,imaginary_modes}' IS NOT NULL)
           AND (c.user_id IS NOT DISTINCT FROM CAST(:owner AS uuid)
                OR c.user_id = '00000000-0000-0000-0000-000000000000')

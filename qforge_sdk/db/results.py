@@ -281,7 +281,9 @@ def _literal(value: Any) -> str:
     if isinstance(value, int):
         return repr(value)
     if isinstance(value, dict):
-        value = json.dumps(value)
+        value = json.dumps(value, ensure_ascii=False)
     # No text of PostgreSQL holds a NUL, and a broken program prints what it likes.
-    escaped = str(value).replace("\0", "").replace("\\", "\\\\").replace('"', '\\"')
+    escaped = (
+        str(value).encode("utf-8", "replace").decode().replace("\0", "").replace("\\", "\\\\").replace('"', '\\"')
+    )
     return f'"{escaped}"'

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import qforge_sdk as qf
@@ -31,7 +35,14 @@ def smiles_of(client: Client, batch: Any) -> list[str]:
     return client.batches.items(batch)["smiles"].tolist()
 
 
-@pytest.mark.parametrize("make", [list, tuple, np.array, pd.Series, pd.Index], ids=lambda kind: kind.__name__)
+LISTS = [
+    list, tuple, np.array, pd.Series, pd.Index, pd.Categorical, pd.array, pa.array, iter,
+    lambda values: pd.Series(values).unique(), lambda values: pa.chunked_array([pa.array(values)]),
+    lambda values: dict.fromkeys(values).keys(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", LISTS)
 def test_lists_of_keys_and_of_smiles(client: Client, keys: list[int], make: Callable[[Any], Any]) -> None:
     assert smiles_of(client, client.batches.create("keys", molecules=make([*keys, keys[0]]))) == SMILES
     assert smiles_of(client, client.batches.create("smiles", molecules=make(["SCC", "OCC", "CCO"]))) == ["CCS", "CCO"]
@@ -42,7 +53,7 @@ def test_lists_of_keys_and_of_smiles(client: Client, keys: list[int], make: Call
 def test_rows_with_keys(client: Client, keys: list[int], tmp_path: Path) -> None:
     client.calculations.bulk_load({"smiles": SMILES, "energy": [-1.0, -2.0, -3.0], "gap": [5.0, 6.0, 7.0]})
     file = tmp_path / "keys.csv"
-    file.write_text(f"id\n{keys[1]}\n{keys[2]}\n")
+    file.write_text(f"molecule_id\n{keys[1]}\n{keys[2]}\n")
     parquet = client.molecules.where().order_by("id").to_parquet(tmp_path / "molecules.parquet")
     for n, (molecules, expected) in enumerate(
         {
@@ -57,7 +68,7 @@ def test_rows_with_keys(client: Client, keys: list[int], tmp_path: Path) -> None
             "another spelling beside the key": ({"molecule_id": keys[:1], "smiles": ["OCC"]}, SMILES[:1]),
             "a list of dicts": ([{"molecule_id": key} for key in keys], SMILES),
             "a list of files": ([parquet], SMILES),
-            "a polars frame": (pl.DataFrame({"id": keys[:1]}), ["CCO"]),
+            "a polars frame": (pl.DataFrame({"molecule_id": keys[:1]}), ["CCO"]),
             "a file of text": (file, ["CCN", "CCS"]),
         }.values()
     ):
@@ -108,10 +119,21 @@ def test_more_molecules_are_added(client: Client, keys: list[int]) -> None:
     assert client.batches.get("screen").successful_count == client.batches.results("screen").count() == 5
 
 
+def test_several_add_the_same_at_once(client: Client, tenant_client: TenantClient) -> None:
+    keys = client.molecules.bulk_load({"smiles": ["C" * n for n in range(1, 400)]}, shared=True).ids.tolist()
+    alice = tenant_client(ALICE)
+    batch = alice.batches.create("screen")
+    with ThreadPoolExecutor(3) as pool:
+        for n in range(1, 5):
+            orders = [keys[: 100 * n], keys[: 100 * n][::-1], random.sample(keys[: 100 * n], k=len(keys[: 100 * n]))]
+            added = list(pool.map(lambda order: alice.batches.add(batch, order), orders))
+            assert sum(added) == (99 if n == 4 else 100)
+
+
 @pytest.mark.parametrize(
     ("molecules", "words"),
     [
-        ("CCO", r"write a list of it, not 'CCO'"),
+        ("CCO", r"'CCO' is no file of \.csv, .*; for one SMILES or key write a list of it"),
         (b"CCO", r"write a list of it"),
         ("no-such-library.csv", r"there is no file no-such-library\.csv"),
         (5, r"cannot load rows from int"),
@@ -121,11 +143,19 @@ def test_more_molecules_are_added(client: Client, keys: list[int]) -> None:
         ([None, 3], r"a key is a whole number, not None"),
         (["CCO", 3], r"keys, such as 3, and SMILES cannot be mixed"),
         ({"molecule_id": [None]}, r"a key is a whole number, not None"),
-        ({"formula": ["C2H6O"], "supplier": [1]}, r"molecule_id, id or smiles is needed, not only formula, supplier"),
+        ({"formula": ["C2H6O"], "supplier": [1]}, r"molecule_id or smiles is needed, not only formula, supplier"),
         ({"smiles": ["CCO", "CC("]}, r"row 1, smiles: 'CC\('"),
-        ("CC.O", r"write a list of it, not 'CC\.O'"),
-        ({"id": [1], "energy": [-1.0]}, r"an id beside energy is no molecule's; give the column molecule_id"),
-        ([{"formula": "C2H6O"}], r"molecule_id, id or smiles is needed, not only formula"),
+        ("CC.O", r"'CC\.O' is no file"),
+        ("library.csv.gz", r"'library\.csv\.gz' is no file of"),
+        ([np.True_], r"a key is a whole number, not"),
+        ([math.inf], r"a key is a whole number, not inf"),
+        (["\ud800"], r"row 0, smiles"),
+        ({"id": [True], "smiles": ["CCO"]}, r"id True is no key"),
+        # An id alone is anybody's: a library's number, the key of a calculation.
+        ({"id": [1]}, r"molecule_id or smiles is needed, not only id"),
+        ({"id": [1], "SMILES": ["CCO"]}, r"molecule_id or smiles is needed, not only id, SMILES"),
+        ({"id": [1], "name": ["ethanol"], "energy": [-1.0]}, r"not only id, name, energy"),
+        ([{"formula": "C2H6O"}], r"molecule_id or smiles is needed, not only formula"),
         # An id is anybody's: SMILES beside it tell.
         ({"id": ["ZINC1"], "smiles": ["CCO"]}, r"id ZINC1 is no key; .* drop it"),
         ({"id": [10**20], "smiles": ["CCO"]}, r"id 100000000000000000000 is no key"),
@@ -155,6 +185,24 @@ def test_a_query_of_something_else_names_no_molecules(client: Client) -> None:
     for query in (client.events.where(), client.batches.where(), client.atoms.where()):
         with pytest.raises(qf.InvalidInput, match=f"a query of {query.table.name} names no molecules"):
             client.batches.create("screen", molecules=query)
+
+
+def test_what_belongs_to_another_database_is_told(client: Client, databases_of: Any) -> None:
+    client.batches.create("screen", molecules=["CCO"])
+    with databases_of().clone() as name, qf.connect(databases_of().url(name)) as other:
+        other.molecules.create("C")
+        with pytest.raises(qf.InvalidInput, match="a query of another database has other keys"):
+            client.batches.add("screen", other.molecules.where())
+        record = other.batches.create("other", molecules=["C"])
+        with pytest.raises(qf.NotFound):
+            client.batches.delete(record)
+    assert smiles_of(client, "screen") == ["CCO"]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", ""])
+def test_a_name_that_no_batch_can_have(client: Client, name: str) -> None:
+    with pytest.raises(qf.NotFound, match="there is no batch"):
+        client.batches.get(name)
 
 
 @pytest.mark.parametrize("key", [10**9, 10**30, 0, -1])

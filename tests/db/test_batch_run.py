@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 import qforge_sdk as qf
 from qforge_sdk.chem import geometry_from_smiles
@@ -182,7 +182,7 @@ def test_each_fault_of_a_molecule_is_its_code_and_message(client: Client) -> Non
     items = client.batches.items(key, status="failed", columns=["smiles", "error_message", "metadata"])
     messages = dict(zip(items["smiles"], items["error_message"], strict=True))
     assert messages["CCC"] == "energy is not a finite number"
-    assert messages["CCCC"] == "ZeroDivisionError: by nothing"
+    assert messages["CCCC"] == "ZeroDivisionError: by nothing in ?.log"
     stderr = dict(zip(items["smiles"], items["metadata"], strict=True))
     assert stderr["CC"] == {"stderr": "cycle 250"}
     assert "_misbehave" in stderr["CCCC"]["stderr"]
@@ -208,10 +208,10 @@ def test_molecules_that_take_too_long_or_end_their_process_fail_and_no_others(cl
     assert set(client.batches.items(key, status="completed")["retry_count"]) == {0}
 
 
-# It kills itself over chlorine, and the first time over fluorine.
+# It kills itself over chlorine, and the first time over fluorine, a second after it said so.
 MORTAL_XTB = """#!/bin/sh
 if grep -q Cl molecule.xyz; then kill -9 $$; fi
-if grep -q F molecule.xyz && ! [ -e {once} ]; then touch {once}; kill -9 $$; fi
+if grep -q F molecule.xyz && ! [ -e {once} ]; then touch {once}; sleep 1; kill -9 $$; fi
 exec {xtb} "$@"
 """
 
@@ -229,6 +229,40 @@ def test_an_item_whose_program_dies_is_tried_again_and_takes_no_other_with_it(cl
     items = client.batches.items(key, columns=["smiles", "retry_count", "error_message"]).set_index("smiles")
     assert items["retry_count"].to_dict() == {"C": 0, "CF": 1, "CCl": 2, "CO": 0}
     assert items["error_message"]["CCl"] == "xtb was ended by SIGKILL"
+
+
+def test_an_item_whose_program_died_while_the_database_is_slow_is_no_timeout(client: Client, tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    program = tmp_path / "xtb"
+    program.write_text(MORTAL_XTB.format(once=once, xtb=shutil.which("xtb")))
+    program.chmod(0o755)
+    key = client.batches.create("screen", molecules=["CF", "C"]).id
+    engine = get_engine("xtb", program=str(program))
+    thread, results = in_background(lambda: client.batches.run(key, engine=engine, workers=1, timeout=4))
+    wait_until(once.exists)
+
+    with client.session() as session:
+        session.execute(text("SELECT FROM batch_items WHERE batch_id = :batch FOR UPDATE"), {"batch": key})
+        time.sleep(8)
+    thread.join()
+
+    assert results[0].n_completed == 2, results
+    assert client.batches.items(key, smiles="CF")["retry_count"].tolist() == [1]
+
+
+def test_results_are_kept_while_the_database_takes_too_long(client: Client, database_url: str) -> None:
+    key = batch(client)
+    hurried = make_url(database_url).update_query_dict({"options": "-c statement_timeout=500"})
+    with qf.connect(hurried.render_as_string(hide_password=False)) as impatient:
+        thread, results = in_background(lambda: run(impatient, key, Repulsion(seconds=0.05)))
+        wait_until(lambda: client.batches.get(key).successful_count)
+        with client.session() as session:
+            session.execute(text("SELECT FROM batch_jobs WHERE id = :batch FOR UPDATE"), {"batch": key})
+            time.sleep(2)
+        thread.join()
+
+    assert results[0].n_completed == 8, results
+    assert_whole(client, key, completed=8)
 
 
 def test_failed_items_are_computed_again_when_asked_for(client: Client) -> None:
@@ -352,6 +386,11 @@ def test_what_no_item_could_be_computed_with_is_refused_and_leaves_them_waiting(
         ({"n_conformers": 0}, "n_conformers is a whole number from 1 on"),
         ({"lease_seconds": float("nan")}, "lease_seconds"),
         ({"timeout": float("inf")}, "at most 1,000,000,000, not inf"),
+        ({"timeout": "10"}, "timeout is a number of seconds above 0, at most 1,000,000,000, not '10'"),
+        ({"lease_seconds": None}, "lease_seconds is a number of seconds"),
+        ({"seed": 2**31}, "seed is at most 2,147,483,647"),
+        ({"engine": object()}, "engine is a name or an engine"),
+        ({"optimize": "no"}, "optimize is True or False, not 'no'"),
     ],
 )
 def test_a_wrong_argument_says_what_to_give(client: Client, options: dict[str, Any], words: str) -> None:
@@ -413,6 +452,16 @@ def test_an_engine_that_no_worker_can_import_is_told(client: Client) -> None:
     finally:
         del sys.modules["not_there"]
     assert statuses(client, key) == {"pending": 1}
+
+
+def test_an_engine_that_does_not_pickle_is_told_and_leaves_no_process(client: Client) -> None:
+    class Local(Repulsion):
+        pass
+
+    key = batch(client, ["C"])
+    with pytest.raises(qf.ConfigurationError, match="define it in a module that can be imported") as kept:
+        run(client, key, Local())
+    assert (workers_of(), statuses(client, key), kept.value.__cause__ is None) == ([], {"pending": 1}, False)
 
 
 def test_workers_that_die_before_they_compute_end_the_run(client: Client) -> None:
@@ -523,6 +572,7 @@ def test_a_batch_without_items_has_nothing_to_run(client: Client) -> None:
         announced = qf.schemas.BatchJobCreate(batch_name="announced", total_molecules=5, parameters=PARAMETERS)
         qf.db.crud.create_batch_job(session, announced)
     for name in ("empty", "announced"):
+        assert [now.n_completed for now in client.batches.watch(name)] == [0]
         report = run(client, name)
         assert (report.n_items, report.n_run, report.interrupted) == (0, 0, False)
         assert client.batches.get(report.batch_id).status == "pending"
@@ -697,6 +747,16 @@ def test_results_that_are_there_are_linked_instead_of_computed(client: Client) -
     assert client.batches.create("e", molecules=["C"], parameters=PARAMETERS).successful_count == 0
 
 
+def test_a_result_of_another_spin_or_of_settings_that_nobody_knows_is_not_linked(client: Client) -> None:
+    client.calculations.create(smiles="CC", energy=-1.0, method="repulsion", unpaired_electrons=2)
+    odd = {"run": {"parameters": {"accuracy": "tight"}}}
+    client.calculations.create(smiles="C", energy=-1.0, method="repulsion", metadata=odd)
+    usual = {"run": {"parameters": {"accuracy": 1}}}
+    client.calculations.create(smiles="CCC", energy=-1.0, method="repulsion", metadata=usual)
+    made = client.batches.create("a", molecules=["C", "CC", "CCC"], parameters=PARAMETERS, reuse=True)
+    assert client.batches.items(made)["status"].tolist() == ["pending", "pending", "completed"]
+
+
 def test_an_ion_s_result_is_not_that_of_the_molecule(client: Client) -> None:
     client.calculations.create(smiles="CO", energy=-1.0, total_charge=1.0)
     assert client.batches.create("a", molecules=["CO"], reuse=True).successful_count == 0
@@ -714,6 +774,8 @@ def test_nobody_s_results_but_one_s_own_and_public_ones_are_linked(
     batch_of_alice = tenant_client(ALICE).batches.create("a", molecules=[public.molecule_id, key], reuse=True)
     found = tenant_client(ALICE).batches.items(batch_of_alice.id)
     assert found["calculation_id"].fillna(0).tolist() == [public.id, 0]
+    by_smiles = tenant_client(ALICE).batches.create("b", molecules=["C"], reuse=True)
+    assert tenant_client(ALICE).batches.items(by_smiles)["calculation_id"].tolist() == [public.id]
     # Nor does the service, which sees them all, link what a reader of the batch could not see.
     assert client.batches.create("b", molecules=[key], reuse=True, shared=True).successful_count == 0
 

@@ -32,6 +32,7 @@ def load_molecules(
     *,
     owner: uuid.UUID | None,
     on_error: str = "collect",
+    public: bool = False,
     workers: Any = None,
     progress: bool | None = None,
 ) -> LoadReport:
@@ -47,6 +48,8 @@ def load_molecules(
         Who owns the new rows.
     on_error
         ``"collect"`` or ``"raise"``.
+    public
+        Whether public molecules will do as well as the owner's.
     workers, progress
         For the validation; the bar counts rows too.
 
@@ -71,7 +74,7 @@ def load_molecules(
     writer = Writer.on(connection)
     structures = Structures(writer, owner)
     places = number_texts(rows, structures, account)
-    structures.resolve(public=False, workers=workers, progress=progress)
+    structures.resolve(public=public, workers=workers, progress=progress)
     reject_invalid(structures, places, account)
     extra, faulty = _extras(rows, structures, places, account)
     # A text whose first row was refused for another fault is taken from its next good row, which has no such fault.
