@@ -99,11 +99,18 @@ class XtbEngine:
         InvalidInput
             Method, solvation model or solvent are not there.
         ConfigurationError
-            xtb is not installed.
+            xtb is not installed, or the program is not xtb.
         ComputationFailed
-            xtb does not work.
+            xtb was killed, or took longer than 60 s.
         """
-        self.run(hydrogen(), parameters=parameters, timeout=60)
+        try:
+            self.run(hydrogen(), parameters=parameters, timeout=60)
+        except ComputationFailed as exc:
+            if exc.code != "engine_error":
+                raise
+            raise ConfigurationError(
+                f"{find_program(self.program)} cannot compute H2: {exc}; set XTB_PATH to xtb itself"
+            ) from exc
 
     def run(
         self,

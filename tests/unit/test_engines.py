@@ -399,6 +399,8 @@ def test_a_program_that_is_not_xtb_is_an_engine_error(tmp_path: Path):
     error = failure("xtb", options={"program": script(tmp_path, "echo I am not xtb >&2; exit 3")})
     assert error.code == "engine_error"
     assert "I am not xtb" in error.stderr
+    with pytest.raises(ConfigurationError, match=r"cannot compute H2: .*; set XTB_PATH to xtb itself"):
+        engine("xtb", program=script(tmp_path, "exit 3")).check(Parameters())
 
 
 def test_an_xtb_that_passes_over_an_option_is_no_result(tmp_path: Path):
