@@ -94,7 +94,7 @@ class Batches(BatchPages):
         with self._context.session() as session:
             # The name is unique by this lock, not by an index: old databases hold repeated names. Everybody may see
             # the key of an advisory lock, so the name is no part of it.
-            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"batches {owner}", 0))))
+            _take_turns(session, f"batches {owner}")
             stored = session.scalars(
                 select(BatchJob)
                 .where(BatchJob.batch_name == name, BatchJob.user_id.is_not_distinct_from(owner))
@@ -140,7 +140,7 @@ class Batches(BatchPages):
         with self._context.session() as session:
             row = self._own_row(session, batch)
             # Two that add the same molecules in other orders would wait for each other.
-            session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"batch {row.id}", 0))))
+            _take_turns(session, f"batch {row.id}")
             return self._put(session, row, molecules, read_parameters(row.parameters) if reuse else None)
 
     def update(
@@ -366,3 +366,8 @@ class Batches(BatchPages):
         keys = molecule_keys(self._context, session, molecules, row.user_id)
         reuse = None if wanted is None else dataclasses.asdict(wanted) | _USUAL
         return self._items(session, row).put(keys, reuse=reuse)
+
+
+def _take_turns(session: Session, what: str) -> None:
+    """Wait for others that named the same, and let them wait until this transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(what, 0))))

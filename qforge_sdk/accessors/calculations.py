@@ -292,8 +292,7 @@ class Calculations(Distributions):
             For a ``source_id`` that is stored: ``"skip"`` (a row that differs is rejected as ``changed``),
             ``"update"`` or ``"error"``.
         batch_id
-            Batch to whose items these results are linked, by its key, its name or its record: what converged
-            completes its item, what did not fails it, and molecules that were not in the batch are added.
+            Batch (key, name or record) whose items these results end: completed where converged, else failed.
         shared
             Everybody shall read them (service login only).
         workers

@@ -94,7 +94,7 @@ class Watch:
         self._interval = interval
 
     def __iter__(self) -> Iterator[BatchProgress]:
-        """Progress now and after each interval; the last one is of the batch that has ended."""
+        """Progress now and after each interval; the last one is of the batch that has ended, or has nothing to do."""
         pace = Pace()
         while True:
             batch = self._read()

@@ -90,8 +90,7 @@ def make_job(
     ):  # fmt: skip
         if limit is None and name == "timeout":
             continue
-        is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if limit is None or not is_number or not 0 < limit <= _LONGEST_SECONDS:
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= _LONGEST_SECONDS:
             raise InvalidInput(
                 f"{name} is a number of seconds above 0, at most {_LONGEST_SECONDS:,}, not {limit!r}",
                 field=name,

@@ -216,13 +216,17 @@ exec {xtb} "$@"
 """
 
 
-def test_an_item_whose_program_dies_is_tried_again_and_takes_no_other_with_it(client: Client, tmp_path: Path) -> None:
-    program = tmp_path / "xtb"
-    program.write_text(MORTAL_XTB.format(once=tmp_path / "once", xtb=shutil.which("xtb")))
+def mortal_xtb(folder: Path) -> Any:
+    program = folder / "xtb"
+    program.write_text(MORTAL_XTB.format(once=folder / "once", xtb=shutil.which("xtb")))
     program.chmod(0o755)
+    return get_engine("xtb", program=str(program))
+
+
+def test_an_item_whose_program_dies_is_tried_again_and_takes_no_other_with_it(client: Client, tmp_path: Path) -> None:
     key = client.batches.create("screen", molecules=["C", "CF", "CCl", "CO"]).id
 
-    report = client.batches.run(key, engine=get_engine("xtb", program=str(program)), workers=1, max_retries=2)
+    report = client.batches.run(key, engine=mortal_xtb(tmp_path), workers=1, max_retries=2)
 
     assert (report.n_completed, report.failed, report.n_run) == (3, {"killed": 1}, 4)
     assert_whole(client, key, completed=3, failed=1)
@@ -232,14 +236,10 @@ def test_an_item_whose_program_dies_is_tried_again_and_takes_no_other_with_it(cl
 
 
 def test_an_item_whose_program_died_while_the_database_is_slow_is_no_timeout(client: Client, tmp_path: Path) -> None:
-    once = tmp_path / "once"
-    program = tmp_path / "xtb"
-    program.write_text(MORTAL_XTB.format(once=once, xtb=shutil.which("xtb")))
-    program.chmod(0o755)
     key = client.batches.create("screen", molecules=["CF", "C"]).id
-    engine = get_engine("xtb", program=str(program))
+    engine = mortal_xtb(tmp_path)
     thread, results = in_background(lambda: client.batches.run(key, engine=engine, workers=1, timeout=4))
-    wait_until(once.exists)
+    wait_until((tmp_path / "once").exists)
 
     with client.session() as session:
         session.execute(text("SELECT FROM batch_items WHERE batch_id = :batch FOR UPDATE"), {"batch": key})
